@@ -1,0 +1,1 @@
+"""What runs models: loading, retrieval, generation, judging, training, merging."""

@@ -1,0 +1,207 @@
+"""The decode loop: one batch, one cache, rows that come from prompts and leave as replies end.
+
+It knows a transformers causal LM and, where weights differ between rows, an engine that is told
+which row runs which weights. What a column does with its scores is ``decoding_columns``.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from charllm.core.decoding_columns import Column, Next, new_column
+from charllm.core.decoding_prompts import batch_cache, encode
+from charllm.core.generation import Delta, Done, Request
+from charllm.data.errors import UserError
+
+
+class Engine(Protocol):
+    """What gives each row of a batch its own weights (``merging.adapters.AdapterModel``)."""
+
+    model: Any
+
+    def select(self, rows: Sequence[Any], lengths: Sequence[int] | None = None) -> None:
+        """The rows of the coming batches, None for the base; or of parts of one sequence."""
+
+    def keep(self, indices: Sequence[int]) -> None:
+        """The batch now consists of these of its rows, in this order."""
+
+    def clear(self) -> None:
+        """The base for all that follows."""
+
+
+def decode(
+    model: Any,
+    tokenizer: Any,
+    requests: Sequence[Request],
+    cancelled: Callable[[str], bool],
+) -> Iterator[Delta | Done]:
+    """See ``generation.stream``."""
+    started = time.perf_counter()
+    module, engine = _unwrap(model, requests)
+    limits = [_limit(module, request) for request in requests]
+    pairs = zip(requests, limits, strict=True)
+    columns = [new_column(request, tokenizer, limit, started) for request, limit in pairs]
+    batch = Batch(module, engine)
+    try:
+        yield from _run(batch, columns, cancelled)
+    finally:
+        batch.close()
+
+
+def _run(
+    batch: Batch, columns: list[Column], cancelled: Callable[[str], bool]
+) -> Iterator[Delta | Done]:
+    alive = []
+    for column in columns:
+        if cancelled(column.request.column):
+            column.cancel()
+            yield column.done()
+        else:
+            alive.append(column)
+    if not alive:
+        return
+    scores, widths = batch.start([column.request for column in alive])
+    while True:
+        going_on: list[Column] = []
+        rows: list[Next] = []
+        next_widths = []
+        likeliest = scores.argmax(-1).tolist()
+        at = 0
+        for column, width in zip(alive, widths, strict=True):
+            own = slice(at, at + width)
+            steps = column.advance(scores[own], likeliest[own])
+            if steps and cancelled(column.request.column):
+                column.cancel()
+                steps = []
+            if text := column.piece():
+                yield Delta(column.request.column, text)
+            if steps:
+                going_on.append(column)
+                next_widths.append(len(steps))
+                rows += [Next(at + step.parent, step.token) for step in steps]
+            else:
+                yield column.done()
+            at += width
+        if not going_on:
+            return
+        alive, widths = going_on, next_widths
+        scores = batch.step(rows)
+
+
+class Batch:
+    """The rows that are decoded together: their cache, padding and weights."""
+
+    def __init__(self, model: Any, engine: Engine | None) -> None:
+        self._model = model
+        self._engine = engine
+        self._device = model.get_input_embeddings().weight.device
+        self._cache: Any = None
+        self._mask = torch.empty(0)
+        self._lengths = torch.empty(0)
+
+    def start(self, requests: Sequence[Request]) -> tuple[Tensor, list[int]]:
+        """Encode the prompts; logits [rows, vocabulary] after them, and the rows of each request.
+
+        Requests with the same prompt and weights are encoded once.
+        """
+        places: dict[tuple[tuple[int, ...], object], int] = {}
+        for request in requests:
+            places.setdefault((tuple(request.prompt_ids), request.scales), len(places))
+        rows = [places[tuple(request.prompt_ids), request.scales] for request in requests]
+        scores = self._prefill(list(places))
+        if rows != list(range(len(places))):
+            self._select(rows)
+            scores = scores[rows]
+        return scores, [1] * len(requests)
+
+    @torch.inference_mode()
+    def _prefill(self, prompts: list[tuple[tuple[int, ...], Any]]) -> Tensor:
+        with plain_attention(self._device):
+            encoded = encode(self._model, self._engine, prompts)
+        lengths = [len(ids) for ids, _ in prompts]
+        self._cache, self._mask = batch_cache(self._model, encoded, lengths)
+        self._lengths = self._mask.sum(-1)
+        if self._engine:
+            self._engine.select([row for _, row in prompts])
+        return encoded.scores
+
+    @torch.inference_mode()
+    def step(self, rows: Sequence[Next]) -> Tensor:
+        """Logits [rows, vocabulary] after each row's token; ``parent`` indexes the last rows."""
+        parents = [row.parent for row in rows]
+        if parents != list(range(len(self._mask))):
+            self._select(parents)
+        tokens = torch.tensor([[row.token] for row in rows], device=self._device)
+        self._mask = torch.cat([self._mask, self._mask.new_ones(len(rows), 1)], -1)
+        self._lengths = self._lengths + 1
+        with plain_attention(self._device):
+            out = self._model(
+                input_ids=tokens,
+                attention_mask=self._mask,
+                position_ids=self._lengths[:, None] - 1,
+                past_key_values=self._cache,
+                use_cache=True,
+                logits_to_keep=1,
+            )
+        scores: Tensor = out.logits[:, -1]
+        return scores
+
+    @torch.inference_mode()
+    def _select(self, parents: list[int]) -> None:
+        index = torch.tensor(parents, device=self._device)
+        self._cache.batch_select_indices(index)
+        self._mask, self._lengths = self._mask[index], self._lengths[index]
+        if self._engine:
+            self._engine.keep(parents)
+
+    def close(self) -> None:
+        """Give the memory back, and the model its own weights."""
+        self._cache = None
+        if self._engine:
+            self._engine.clear()
+
+
+def plain_attention(device: torch.device) -> AbstractContextManager[None]:
+    """Attention without cuDNN, which plans anew for every length: 20 ms a token on an H200."""
+    if device.type != "cuda":
+        return nullcontext()
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    others = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+    context: AbstractContextManager[None] = sdpa_kernel(others)
+    return context
+
+
+def _unwrap(model: Any, requests: Sequence[Request]) -> tuple[Any, Engine | None]:
+    """The transformers model, and the engine that the model or its rows belong to."""
+    engines = {id(e): e for r in requests if (e := getattr(r.scales, "engine", None)) is not None}
+    if hasattr(model, "select"):
+        engines[id(model)] = model
+    if not engines:
+        assert all(request.scales is None for request in requests), "rows of no engine"
+        return model, None
+    (engine,) = engines.values()  # rows of two engines cannot share a batch
+    assert model is engine or model is engine.model, "the rows belong to another model"
+    return engine.model, engine
+
+
+def _limit(model: Any, request: Request) -> int:
+    """Tokens the reply may have: the preset's, or what the model's positions leave."""
+    prompt = len(request.prompt_ids)
+    assert prompt, f"column {request.column} has an empty prompt"
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    room = (positions or 1 << 30) - prompt
+    if room < 1:
+        raise UserError(
+            f"The prompt has {prompt} tokens; the model takes at most {positions} with the reply. "
+            "Shorten the question, the conversation or the facts.",
+            f"プロンプトが {prompt} トークンあり、モデルの上限（返答を含めて {positions}）を"
+            "超えています。質問、会話、または事実を短くしてください。",
+        )
+    return min(request.preset.max_new_tokens, room)

@@ -1,0 +1,291 @@
+"""How one column chooses its tokens: greedy, sampled, or by beams.
+
+A column gets the scores of its rows and answers which row goes on with which token; it knows
+neither the model nor the other columns, so its reply cannot depend on them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from charllm.core.decoding_text import TextStream, looped_tokens, text_of
+from charllm.core.generation import Done, GenerationPreset, Reason, Request
+
+
+class Next(NamedTuple):
+    """A row of the next step: it continues row ``parent`` of this column with ``token``."""
+
+    parent: int
+    token: int
+
+
+def column_seed(preset: GenerationPreset, column: str) -> int:
+    """The start of a column's random numbers: from the preset's seed and the column's name."""
+    digest = hashlib.sha256(f"{preset.seed}\n{column}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+class Column(Protocol):
+    """What the decode loop needs of a column."""
+
+    request: Request
+
+    def advance(self, scores: Tensor, likeliest: list[int]) -> list[Next]:
+        """The rows of the next step, [] at the end.
+
+        ``scores`` [rows, vocabulary] are the model's logits, ``likeliest`` the best token a row.
+        """
+
+    def piece(self) -> str:
+        """Text that can be shown since the last call."""
+
+    def cancel(self) -> None:
+        """End here."""
+
+    def done(self) -> Done:
+        """The reply; only after the end."""
+
+
+def new_column(request: Request, tokenizer: Any, limit: int, started: float) -> Column:
+    """``limit`` is the number of tokens the reply may have, ``started`` when the call began."""
+    kind = BeamColumn if request.preset.num_beams > 1 else SingleColumn
+    return kind(request, tokenizer, limit, started)
+
+
+class _Base:
+    def __init__(self, request: Request, tokenizer: Any, limit: int, started: float) -> None:
+        self.request = request
+        self.tokenizer = tokenizer
+        self.limit = limit
+        self.started = started
+        self.text = TextStream(tokenizer, request.stop_strings)
+        self.reason: Reason | None = None
+        self.ids: list[int] = []
+        self.generated = 0
+        self.first_token: float | None = None
+        self.seed = column_seed(request.preset, request.column)
+
+    def _count(self) -> None:
+        self.generated += 1
+        if self.first_token is None:
+            self.first_token = time.perf_counter() - self.started
+
+    def piece(self) -> str:
+        return self.text.take() if self.reason is None else self.text.finish()
+
+    def cancel(self) -> None:
+        self.reason = "cancelled"
+
+    def done(self) -> Done:
+        assert self.reason is not None, f"column {self.request.column} has not ended"
+        seconds = time.perf_counter() - self.started
+        return Done(
+            column=self.request.column,
+            reason=self.reason,
+            text=self.text.text,
+            token_ids=self.ids,
+            prompt_tokens=len(self.request.prompt_ids),
+            first_token_seconds=seconds if self.first_token is None else self.first_token,
+            seconds=seconds,
+            generated=self.generated,
+            seed=self.seed,
+        )
+
+
+class SingleColumn(_Base):
+    """Greedy or sampled: one row."""
+
+    def __init__(self, request: Request, tokenizer: Any, limit: int, started: float) -> None:
+        super().__init__(request, tokenizer, limit, started)
+        self._loop_cut = False
+        self._random = torch.Generator().manual_seed(self.seed)
+
+    def advance(self, scores: Tensor, likeliest: list[int]) -> list[Next]:
+        token = self._choose(scores[0], likeliest[0])
+        self._count()
+        if token in self.request.end_ids:
+            self.reason = "end"
+            return []
+        self.ids.append(token)
+        self.text.push(token)
+        if self.text.stopped:
+            self.reason = "stop_string"
+        elif self.request.preset.repetition_guard and (surplus := looped_tokens(self.ids)):
+            self.reason = "repetition"
+            self.ids = self.ids[:-surplus]
+            self._loop_cut = True
+        elif len(self.ids) >= self.limit:
+            self.reason = "length"
+        return [] if self.reason else [Next(0, token)]
+
+    def done(self) -> Done:
+        if self._loop_cut:
+            self.text = text_of(self.tokenizer, self.ids, self.request.stop_strings)
+        return super().done()
+
+    def _choose(self, scores: Tensor, likeliest: int) -> int:
+        preset = self.request.preset
+        if preset.repetition_penalty == 1.0 and preset.temperature == 0:
+            return likeliest
+        scores = penalised(scores.float(), preset, self.request.prompt_ids, self.ids)
+        if preset.temperature == 0:
+            return int(scores.argmax())
+        return sample(scores, preset, self._random)
+
+
+def penalised(scores: Tensor, preset: GenerationPreset, *used: list[int]) -> Tensor:
+    """``scores`` with the tokens in ``used`` made less likely (Keskar et al. 2019, CTRL, 4.1)."""
+    if preset.repetition_penalty == 1.0:
+        return scores
+    ids = torch.tensor(sorted(set().union(*used)), device=scores.device)
+    old = scores[ids]
+    new = torch.where(old < 0, old * preset.repetition_penalty, old / preset.repetition_penalty)
+    return scores.index_copy(0, ids, new)
+
+
+def sample(scores: Tensor, preset: GenerationPreset, random: torch.Generator) -> int:
+    """A token by temperature, then top_k, then top_p; one random number from ``random``.
+
+    The number picks along the tokens in the order of their ids, not of their scores: a last-bit
+    difference between two batch shapes then moves a border a little instead of swapping tokens.
+    """
+    values, ids = _candidates(scores.float() / preset.temperature, preset)
+    order = ids.argsort()
+    ids = ids[order]
+    cumulative = values[order].double().softmax(0).cumsum(0)
+    point = torch.rand((), generator=random, dtype=torch.float64) * float(cumulative[-1])
+    at = int((cumulative <= point.to(cumulative.device)).sum())
+    return int(ids[min(at, len(ids) - 1)])
+
+
+def _candidates(scores: Tensor, preset: GenerationPreset) -> tuple[Tensor, Tensor]:
+    """Scores and ids of the tokens that top_k and top_p leave."""
+    if preset.top_k:
+        values, ids = scores.topk(min(preset.top_k, len(scores)))
+    elif preset.top_p < 1:
+        values, ids = scores.sort(descending=True)
+    else:
+        return scores, torch.arange(len(scores), device=scores.device)
+    if preset.top_p < 1:
+        before = values.softmax(0).cumsum(0) - values.softmax(0)
+        keep = before < preset.top_p  # the first token always stays
+        values, ids = values[keep], ids[keep]
+    return values, ids
+
+
+class _Hypothesis(NamedTuple):
+    score: float
+    ids: list[int]
+    reason: Reason | None = None
+
+
+class BeamColumn(_Base):
+    """Beam search with the rule of transformers' ``generate`` (length penalty 1, no early stop).
+
+    Running hypotheses are ranked by summed log-probability, finished ones by its mean over their
+    tokens, the end token counted. It ends when no running one can beat the worst finished one.
+    Text that all hypotheses share is shown on the way; nothing shown is ever taken back.
+    """
+
+    def __init__(self, request: Request, tokenizer: Any, limit: int, started: float) -> None:
+        super().__init__(request, tokenizer, limit, started)
+        self.beams = request.preset.num_beams
+        self._running = [_Hypothesis(0.0, [])]
+        self._finished: list[_Hypothesis] = []
+        self._pushed = 0
+
+    def advance(self, scores: Tensor, likeliest: list[int]) -> list[Next]:
+        # The first scores are those of the prompt: every row is the same, one is enough.
+        scores = scores[: len(self._running)].float().log_softmax(-1)
+        scores = torch.stack(
+            [
+                penalised(row, self.request.preset, self.request.prompt_ids, hypothesis.ids)
+                + hypothesis.score
+                for row, hypothesis in zip(scores, self._running, strict=True)
+            ]
+        )
+        self._count()
+        candidates, parents = self._expand(scores)
+        going_on = [i for i, c in enumerate(candidates) if c.reason is None][: self.beams]
+        self._finish(candidates[: self.beams])
+        self._running = [candidates[i] for i in going_on]
+        if self._ended():
+            return []
+        self._push(_common([h.ids for h in self._running + self._finished]))
+        return [Next(parents[i], candidates[i].ids[-1]) for i in going_on]
+
+    def cancel(self) -> None:
+        best = self._finished[:1] or self._running[:1]
+        self._settle(best[0].ids, "cancelled")
+
+    def _expand(self, scores: Tensor) -> tuple[list[_Hypothesis], list[int]]:
+        """The best continuations, best first: enough that ``beams`` of them do not end."""
+        vocabulary = scores.shape[-1]
+        count = max(2, 1 + len(self.request.end_ids)) * self.beams
+        top = scores.flatten().topk(min(count, scores.numel()))
+        hypotheses, parents = [], []
+        for value, index in zip(top.values.tolist(), top.indices.tolist(), strict=True):
+            parent, token = divmod(index, vocabulary)
+            ids = [*self._running[parent].ids, token]
+            hypotheses.append(_Hypothesis(value, ids, self._end_of(ids)))
+            parents.append(parent)
+        return hypotheses, parents
+
+    def _end_of(self, ids: list[int]) -> Reason | None:
+        if ids[-1] in self.request.end_ids:
+            return "end"
+        stops = self.request.stop_strings
+        if stops and text_of(self.tokenizer, ids, stops).stopped:
+            return "stop_string"
+        return "length" if len(ids) >= self.limit else None
+
+    def _finish(self, best: list[_Hypothesis]) -> None:
+        ended = [h._replace(score=h.score / len(h.ids)) for h in best if h.reason is not None]
+        merged = sorted(self._finished + ended, key=lambda h: h.score, reverse=True)
+        self._finished = merged[: self.beams]
+
+    def _ended(self) -> bool:
+        if not self._running or self._cannot_improve():
+            best = self._finished[0]
+            self._settle(best.ids, best.reason)
+        elif self.request.preset.repetition_guard:
+            ids = self._running[0].ids
+            if (surplus := looped_tokens(ids)) and not self._finished:
+                self._settle(ids[:-surplus], "repetition")
+            elif surplus:
+                self._settle(self._finished[0].ids, self._finished[0].reason)
+        return self.reason is not None
+
+    def _cannot_improve(self) -> bool:
+        if len(self._finished) < self.beams:
+            return False
+        best = self._running[0]
+        return best.score / len(best.ids) <= self._finished[-1].score
+
+    def _settle(self, ids: list[int], reason: Reason | None) -> None:
+        self.reason = reason
+        self.ids = ids[:-1] if ids and ids[-1] in self.request.end_ids else ids
+        if reason == "repetition":
+            self.text = text_of(self.tokenizer, self.ids, self.request.stop_strings)
+        else:
+            self._push(self.ids)
+
+    def _push(self, ids: list[int]) -> None:
+        for token in ids[self._pushed :]:
+            if token not in self.request.end_ids:
+                self.text.push(token)
+        self._pushed = max(self._pushed, len(ids))
+
+
+def _common(lists: list[list[int]]) -> list[int]:
+    """The beginning that all lists share."""
+    first, *others = lists
+    for at, token in enumerate(first):
+        if any(len(other) <= at or other[at] != token for other in others):
+            return first[:at]
+    return first

@@ -1,0 +1,234 @@
+"""Encoding prompts: all lengths in one pass without padding, known beginnings not again.
+
+On a CPU the first token waits for arithmetic, so every token that is encoded twice or is padding
+shows. Prompts stand one behind the other in a single sequence, with a mask that keeps them apart,
+and come out as the padded cache that decoding needs. It knows a transformers causal LM with plain
+or sliding-window attention, and nothing of columns or text.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from charllm.data.errors import UserError
+
+# Tokens of one pass: the mask is quadratic in it, and prompts that are kept apart waste attention.
+_PASS_TOKENS = {"cpu": 1024, "cuda": 4096}
+
+Layers = list[tuple[Tensor, Tensor]]
+"""Keys and values of each layer, [heads, tokens, dim]."""
+
+
+class PromptMemory:
+    """The keys and values of recent prompts, at most ``tokens`` tokens in all.
+
+    A prompt that begins like an earlier one under the same weights starts where they part.
+    """
+
+    def __init__(self, tokens: int) -> None:
+        self._limit = tokens
+        self._entries: OrderedDict[tuple[str, tuple[int, ...]], Layers] = OrderedDict()
+
+    def find(self, weights: str, ids: tuple[int, ...]) -> tuple[Layers | None, int]:
+        """The entry with the longest common beginning, and its length (never all of ``ids``)."""
+        best: tuple[Layers | None, int] = None, 0
+        for (name, known), layers in self._entries.items():
+            common = 0
+            if name == weights:
+                common = _common(known, ids[:-1])
+            if common > best[1]:
+                best = layers, common
+        return best
+
+    def add(self, weights: str, ids: tuple[int, ...], layers: Layers) -> None:
+        self._entries[weights, ids] = layers
+        self._entries.move_to_end((weights, ids))
+        while sum(len(known) for _, known in self._entries) > self._limit:
+            self._entries.popitem(last=False)
+
+    def clear(self) -> None:
+        self._entries.clear()
+
+
+def _common(a: Sequence[int], b: Sequence[int]) -> int:
+    for at, (x, y) in enumerate(zip(a, b, strict=False)):
+        if x != y:
+            return at
+    return min(len(a), len(b))
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A prompt to encode: its weights row, and what is known of its beginning."""
+
+    ids: tuple[int, ...]
+    row: Any
+    known: Layers | None = None
+    start: int = 0
+
+    @property
+    def new(self) -> int:
+        return len(self.ids) - self.start
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Prompts ready to be continued.
+
+    ``scores`` [prompts, vocabulary] are the logits after each; ``states`` are each layer's keys
+    and values [prompts, heads, tokens, dim], padded on the left to the longest prompt.
+    """
+
+    scores: Tensor
+    states: list[tuple[Tensor, Tensor]]
+
+
+def encode(model: Any, engine: Any, prompts: Sequence[tuple[tuple[int, ...], Any]]) -> Encoded:
+    """Encode prompts, each ids and weights row; ``engine`` is None for a plain model."""
+    memory: PromptMemory | None = getattr(engine, "memory", None)
+    names = [engine.fingerprint(row) if memory else "" for _, row in prompts]
+    jobs = []
+    for (ids, row), name in zip(prompts, names, strict=True):
+        known, start = memory.find(name, ids) if memory else (None, 0)
+        jobs.append(Prompt(ids, row, known, start))
+    longest = max(len(job.ids) for job in jobs)
+    passes = [
+        _one_pass(model, engine, part, longest)
+        for part in _passes(jobs, _PASS_TOKENS.get(model.device.type, 1024))
+    ]
+    layers = zip(*(one.states for one in passes), strict=True)
+    states = [(_joined([k for k, _ in layer]), _joined([v for _, v in layer])) for layer in layers]
+    if memory:
+        for at, (job, name) in enumerate(zip(jobs, names, strict=True)):
+            tail = slice(longest - len(job.ids), None)
+            memory.add(name, job.ids, [(k[at, :, tail], v[at, :, tail]) for k, v in states])
+    return Encoded(_joined([one.scores for one in passes]), states)
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    return torch.cat(list(parts)) if len(parts) > 1 else parts[0]
+
+
+def batch_cache(model: Any, encoded: Encoded, prompts: Sequence[int]) -> tuple[Any, Tensor]:
+    """The cache to continue with, and its mask [rows, tokens]; ``prompts`` are their lengths."""
+    from transformers import DynamicCache
+
+    cache = DynamicCache(config=model.config)
+    for index, (keys, values) in enumerate(encoded.states):
+        cache.update(keys, values, index)
+    longest = max(prompts)
+    mask = torch.arange(longest)[None] >= longest - torch.tensor(list(prompts))[:, None]
+    return cache, mask.long().to(encoded.scores.device)
+
+
+def _passes(jobs: Sequence[Prompt], limit: int) -> list[list[Prompt]]:
+    """The prompts in order, in groups of at most ``limit`` tokens; a longer one stands alone."""
+    groups: list[list[Prompt]] = [[]]
+    size = 0
+    for job in jobs:
+        if groups[-1] and size + len(job.ids) > limit:
+            groups.append([])
+            size = 0
+        groups[-1].append(job)
+        size += len(job.ids)
+    return groups
+
+
+def _one_pass(model: Any, engine: Any, jobs: Sequence[Prompt], longest: int) -> Encoded:
+    from transformers import DynamicCache
+
+    device = model.get_input_embeddings().weight.device
+    windows = _windows(model)
+    cache = DynamicCache()  # plain layers: what a window drops, a later prompt may begin with
+    known = [job for job in jobs if job.start]
+    for index in range(len(windows) if known else 0):
+        pairs = [(job.known or [])[index] for job in known]
+        starts = [job.start for job in known]
+        keys = [k[:, :start] for (k, _), start in zip(pairs, starts, strict=True)]
+        values = [v[:, :start] for (_, v), start in zip(pairs, starts, strict=True)]
+        cache.update(torch.cat(keys, 1)[None], torch.cat(values, 1)[None], index)
+    if engine is not None:
+        engine.select([job.row for job in jobs], [job.new for job in jobs])
+    ids = [token for job in jobs for token in job.ids[job.start :]]
+    places = _Places(jobs, device, longest)
+    out = model(
+        input_ids=torch.tensor([ids], device=device),
+        attention_mask=_masks(model, places, windows) if len(jobs) > 1 or known else None,
+        position_ids=places.new_positions[None],
+        past_key_values=cache,
+        use_cache=True,
+        logits_to_keep=places.last,
+    )
+    layers: list[Any] = cache.layers
+    states = [(places.rows_of(layer.keys), places.rows_of(layer.values)) for layer in layers]
+    return Encoded(out.logits[0], states)
+
+
+class _Places:
+    """Where the tokens of a pass are: known ones first, then the new ones, prompt by prompt."""
+
+    def __init__(self, jobs: Sequence[Prompt], device: torch.device, longest: int) -> None:
+        old_rows: list[int] = []
+        new_rows: list[int] = []
+        old: list[int] = []
+        new: list[int] = []
+        last: list[int] = []
+        for row, job in enumerate(jobs):
+            old_rows += [row] * job.start
+            old += range(job.start)
+            new_rows += [row] * job.new
+            new += range(job.start, len(job.ids))
+            last.append(len(new) - 1)
+        rows, positions = old_rows + new_rows, old + new
+        slots = [[0] * longest for _ in jobs]  # padding repeats a token; its mask hides it
+        for slot, (row, position) in enumerate(zip(rows, positions, strict=True)):
+            slots[row][longest - len(jobs[row].ids) + position] = slot
+        self._slots = torch.tensor(slots, device=device)
+        self.last = torch.tensor(last, device=device)
+        self.new_positions = torch.tensor(new, device=device)
+        self.positions = torch.tensor(positions, device=device)
+        self.new_rows = torch.tensor(new_rows, device=device)
+        self.rows = torch.tensor(rows, device=device)
+
+    def rows_of(self, states: Tensor) -> Tensor:
+        """``states`` [1, heads, known + new, dim] as [prompts, heads, longest, dim]."""
+        return states[0][:, self._slots].transpose(0, 1)
+
+
+def _windows(model: Any) -> list[int | None]:
+    """Each layer's attention window; None sees everything."""
+    from transformers import DynamicCache
+
+    types = set(getattr(model.config.get_text_config(), "layer_types", None) or ())
+    if others := types - {"full_attention", "sliding_attention"}:
+        kinds = ", ".join(sorted(others))
+        raise UserError(
+            f"This model's attention ({kinds}) is not supported. Choose another model.",
+            f"このモデルのアテンション（{kinds}）には対応していません。別のモデルを選んでください。",
+        )
+    layers = DynamicCache(config=model.config).layers
+    return [getattr(layer, "sliding_window", None) for layer in layers]
+
+
+def _masks(model: Any, places: _Places, windows: Sequence[int | None]) -> Any:
+    """What each new token may see, [1, 1, new, known + new], added to the attention scores.
+
+    One mask where all layers see the same, else one for each layer type.
+    """
+    distance = places.new_positions[:, None] - places.positions[None]
+    seen = (places.new_rows[:, None] == places.rows[None]) & (distance >= 0)
+    made: dict[int | None, Tensor] = {}
+    for window in set(windows):
+        allowed = seen if window is None else seen & (distance < window)
+        blocked = torch.zeros(allowed.shape, dtype=model.dtype, device=allowed.device)
+        made[window] = blocked.masked_fill_(~allowed, torch.finfo(model.dtype).min)[None, None]
+    if len(made) == 1:
+        return next(iter(made.values()))
+    types = model.config.get_text_config().layer_types
+    return {kind: made[window] for kind, window in zip(types, windows, strict=True)}

@@ -1,0 +1,172 @@
+"""A variant: which weights answer, with which prompt policy. A column of the chat is a variant.
+
+What weights a checkpoint stands for is read from its folder: an adapter is itself, a recipe over
+adapters is a row of coefficients. It does not know how replies are decoded or shown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from charllm.core.catalog import EMBEDDED
+from charllm.data.config import Config, Paths
+from charllm.data.errors import Language, Text, UserError
+from charllm.data.files import read_json, write_json
+
+Kind = Literal["base", "adapter", "recipe", "endpoint"]
+
+
+class Variant(Config):
+    """One column. ``checkpoint`` "" is the base itself; ``base_url`` makes it a remote endpoint."""
+
+    name: str = Field(min_length=1)
+    label_en: str
+    label_ja: str
+    model: str = EMBEDDED
+    checkpoint: str = ""
+    rag: bool = False
+    prompt_language: Language | None = None
+    base_url: str = ""
+
+    @property
+    def label(self) -> Text:
+        return Text(self.label_en, self.label_ja)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What ``checkpoints/<name>`` holds. ``weights`` gives each adapter's coefficient(s)."""
+
+    name: str
+    folder: Path
+    kind: Kind
+    model: str
+    profile: str
+    label: Text
+    weights: Mapping[str, float | tuple[float, ...]]
+    card: Mapping[str, Any]
+
+
+def load_checkpoint(paths: Paths, name: str) -> Checkpoint:
+    """The checkpoint; ``UserError`` where its folder or a file of it is missing."""
+    folder = paths.checkpoints / name
+    if not name or Path(name).name != name or not (folder / "card.json").is_file():
+        known = ", ".join(list_checkpoints(paths)) or "-"
+        raise UserError(
+            f"There is no checkpoint {name!r} in {paths.checkpoints}. Known: {known}.",
+            f"チェックポイント「{name}」が {paths.checkpoints} にありません。あるもの: {known}。",
+        )
+    card = read_json(folder / "card.json")
+    label = card.get("label") or {}
+    common = {
+        "name": name,
+        "folder": folder,
+        "model": card.get("base", EMBEDDED),
+        "profile": card.get("profile", ""),
+        "label": Text(label.get("en", name), label.get("ja", name)),
+        "card": card,
+    }
+    if (folder / "recipe.yaml").is_file():
+        from charllm.core.merging.recipe import adapter_weights
+
+        return Checkpoint(kind="recipe", weights=adapter_weights(folder / "recipe.yaml"), **common)
+    if not (folder / "adapter_model.safetensors").is_file():
+        raise UserError(
+            f"{folder} has no adapter_model.safetensors: the checkpoint is incomplete. Train it "
+            "again or restore the file.",
+            f"{folder} に adapter_model.safetensors がなく、チェックポイントが不完全です。"
+            "学習し直すか、ファイルを元に戻してください。",
+        )
+    return Checkpoint(kind="adapter", weights={name: 1.0}, **common)
+
+
+def checkpoint_kind(paths: Paths, variant: Variant) -> str:
+    """ "base", "rag", "adapter", "recipe" or "endpoint": what the page colours a column by."""
+    if variant.base_url:
+        return "endpoint"
+    if not variant.checkpoint:
+        return "rag" if variant.rag else "base"
+    recipe = paths.checkpoints / variant.checkpoint / "recipe.yaml"
+    return "recipe" if recipe.is_file() else "adapter"
+
+
+def list_checkpoints(paths: Paths) -> list[str]:
+    """Names of the folders in ``checkpoints/`` that hold a card, sorted."""
+    if not paths.checkpoints.is_dir():
+        return []
+    return sorted(f.name for f in paths.checkpoints.iterdir() if (f / "card.json").is_file())
+
+
+def endpoints_file(paths: Paths) -> Path:
+    return paths.workspace / "endpoints.json"
+
+
+def load_endpoints(paths: Paths) -> list[Variant]:
+    """Remote endpoints the user has added; no key is ever stored with them."""
+    path = endpoints_file(paths)
+    if not path.is_file():
+        return []
+    return [Variant.from_data(row, str(path)) for row in read_json(path)]
+
+
+def save_endpoints(paths: Paths, endpoints: list[Variant]) -> None:
+    write_json(endpoints_file(paths), [variant.model_dump() for variant in endpoints])
+
+
+def list_variants(paths: Paths, slug: str) -> list[Variant]:
+    """All variants for one character: base, RAG, each of its checkpoints with and without RAG."""
+    variants = [
+        Variant(name="base", label_en="Base", label_ja="ベース"),
+        Variant(name="rag", label_en="Base + RAG", label_ja="ベース + RAG", rag=True),
+    ]
+    for name in list_checkpoints(paths):
+        checkpoint = load_checkpoint(paths, name)
+        if checkpoint.profile not in ("", slug):
+            continue
+        en, ja = checkpoint.label
+        common = {"model": checkpoint.model, "checkpoint": name}
+        variants.append(Variant(name=name, label_en=en, label_ja=ja, **common))
+        variants.append(
+            Variant(
+                name=f"{name}-rag",
+                label_en=f"{en} + RAG",
+                label_ja=f"{ja} + RAG",
+                rag=True,
+                **common,
+            )
+        )
+    return variants + load_endpoints(paths)
+
+
+def find_variant(paths: Paths, slug: str, name: str) -> Variant:
+    variants = list_variants(paths, slug)
+    for variant in variants:
+        if variant.name == name:
+            return variant
+    known = ", ".join(v.name for v in variants)
+    raise UserError(
+        f"There is no variant {name!r} for {slug}. Known: {known}.",
+        f"{slug} に「{name}」という構成はありません。あるもの: {known}。",
+    )
+
+
+def default_columns(paths: Paths, slug: str) -> list[str]:
+    """The four columns of the study: base, RAG, fine-tuned, and merged with RAG.
+
+    A character without checkpoints gets the first two.
+    """
+    names = ["base", "rag"]
+    checkpoints = [load_checkpoint(paths, name) for name in list_checkpoints(paths)]
+    mine = [c for c in checkpoints if c.profile == slug]
+    tuned = next((c.name for c in mine if c.kind == "adapter"), None)
+    merged = next((c.name for c in mine if c.kind == "recipe"), None)
+    if tuned:
+        names.append(tuned)
+    if merged or tuned:
+        names.append(f"{merged or tuned}-rag")
+    return names

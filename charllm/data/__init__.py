@@ -1,0 +1,1 @@
+"""Plain data: profiles, dialogues, queries, prompts. Imports nothing of charllm above itself."""

@@ -1,0 +1,1 @@
+"""Run folders, processes, the store, the chat's server side, the command line."""

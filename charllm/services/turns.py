@@ -1,0 +1,139 @@
+"""A chat turn as the server owns it: one question, several columns, each in its own state.
+
+Pages only look at a turn; closing one changes nothing. It does not decode, score or store.
+"""
+
+from __future__ import annotations
+
+import random
+import string
+import threading
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from charllm.core.variants import Variant
+from charllm.data.errors import Text
+
+State = Literal["waiting", "writing", "done", "failed"]
+
+
+@dataclass
+class Column:
+    """One variant's answer to one question. ``id`` is a letter, by position in the turn."""
+
+    id: str
+    variant: Variant
+    kind: str
+    preset: str = ""
+    state: State = "waiting"
+    text: str = ""
+    reason: str = ""
+    hits: list[dict[str, Any]] = field(default_factory=list)
+    threshold: float | None = None
+    prompt: str = ""
+    prompt_tokens: int = 0
+    tokens: int = 0
+    first: float | None = None
+    seconds: float | None = None
+    weights: str = ""
+    seed: int = 0
+    score: dict[str, Any] | None = None
+    error: Text | None = None
+    reply_id: int | None = None
+    cancelled: bool = False
+
+    @property
+    def finished(self) -> bool:
+        return self.state in ("done", "failed")
+
+    def as_json(self, hidden: bool) -> dict[str, Any]:
+        """What the page may know; while blind, nothing that tells the variants apart."""
+        shown = {
+            "id": self.id,
+            "state": self.state,
+            "text": self.text,
+            "reason": self.reason,
+            "error": self.error.as_json() if self.error else None,
+        }
+        if hidden:
+            return shown
+        return {
+            **shown,
+            "label": self.variant.label.as_json(),
+            "kind": self.kind,
+            "rag": self.variant.rag,
+            "facts": self.hits,
+            "threshold": self.threshold,
+            "prompt": self.prompt,
+            "prompt_tokens": self.prompt_tokens,
+            "tokens": self.tokens,
+            "first": self.first,
+            "seconds": self.seconds,
+            "weights": self.weights,
+            "preset": self.preset,
+            "score": self.score,
+        }
+
+
+@dataclass
+class Turn:
+    """A question and its columns. ``version`` grows with every change that a page should see."""
+
+    id: int
+    conversation: int
+    profile: str
+    language: str
+    question: str
+    columns: list[Column]
+    blind: bool = False
+    vote: str = ""
+    done: bool = False
+    stage: Text | None = None
+    version: int = 0
+    scoring: int = 0
+    lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    def changed(self) -> None:
+        with self.lock:
+            self.version += 1
+
+    @property
+    def settled(self) -> bool:
+        """Nothing more will change by itself: all columns ended and every score arrived."""
+        return self.done and self.scoring == 0
+
+    def column(self, column_id: str) -> Column | None:
+        return next((c for c in self.columns if c.id == column_id), None)
+
+    def cancel(self, column_id: str | None = None) -> None:
+        for column in self.columns:
+            if column_id in (None, column.id):
+                column.cancelled = True
+
+    def as_json(self, last: bool) -> dict[str, Any]:
+        hidden = self.blind and not self.vote
+        chosen = self.column(self.vote)
+        return {
+            "id": self.id,
+            "question": self.question,
+            "language": self.language,
+            "done": self.done,
+            "last": last,
+            "blind": self.blind,
+            "vote": self.vote,
+            "vote_label": chosen.variant.label.as_json() if chosen else None,
+            "stage": self.stage.as_json() if self.stage else None,
+            "columns": [column.as_json(hidden) for column in self.columns],
+        }
+
+
+def arrange(variants: list[Variant], blind: bool, seed: int) -> list[Variant]:
+    """The order of the columns: as chosen, or shuffled by ``seed`` when blind."""
+    order = list(variants)
+    if blind:
+        random.Random(seed).shuffle(order)
+    return order
+
+
+def letters(count: int) -> list[str]:
+    return list(string.ascii_uppercase[:count])

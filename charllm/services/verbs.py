@@ -1,0 +1,302 @@
+"""What each verb of the command line does: takes the options, returns what is printed.
+
+A verb imports what it needs when it is called. How values are printed and how mistakes are told is
+``cli.py``'s.
+"""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+from charllm.data.config import Paths
+from charllm.data.errors import UserError, current_language
+from charllm.services import jobs
+from charllm.services.following import Ended, follow, run_kind
+from charllm.services.runs import find_run, list_runs
+
+# Profiles and data
+
+
+def doctor(paths: Paths, options: Namespace) -> Any:
+    from charllm.services.doctor import report
+
+    return report(paths)
+
+
+def profile_import(paths: Paths, options: Namespace) -> Any:
+    from charllm.data.cards import import_card
+    from charllm.data.profile import list_profiles, save_profile
+
+    found = import_card(Path(options.file))
+    profile = found.profile
+    if options.slug:
+        profile = type(profile).from_data({**profile.model_dump(), "slug": options.slug}, "--as")
+    if profile.slug in list_profiles(paths) and not options.replace:
+        raise UserError(
+            f"A profile {profile.slug!r} exists already: give another name with --as, or overwrite "
+            "it with --replace.",
+            f"プロファイル「{profile.slug}」はすでにあります。--as で別の名前にするか、"
+            "--replace で上書きしてください。",
+        )
+    save_profile(paths, profile)
+    return _profile_summary(profile, found.warnings)
+
+
+def profile_export(paths: Paths, options: Namespace) -> Any:
+    from charllm.data.cards import export_card
+    from charllm.data.profile import load_profile
+
+    profile = load_profile(paths, options.slug)
+    warnings = export_card(profile, Path(options.to))
+    return {**_profile_summary(profile, warnings), "file": options.to}
+
+
+def profile_show(paths: Paths, options: Namespace) -> Any:
+    from charllm.data.profile import load_profile
+
+    profile = load_profile(paths, options.slug)
+    return {**_profile_summary(profile, []), "profile": profile.model_dump(mode="json")}
+
+
+def profile_list(paths: Paths, options: Namespace) -> Any:
+    from charllm.data.profile import list_profiles, load_profile
+
+    profiles = [load_profile(paths, slug) for slug in list_profiles(paths)]
+    return [
+        {"slug": p.slug, "name": p.name, "language": p.language, "facts": len(p.facts)}
+        for p in profiles
+    ]
+
+
+def _profile_summary(profile: Any, warnings: Any) -> dict[str, Any]:
+    language = current_language()
+    return {
+        "slug": profile.slug,
+        "name": profile.name,
+        "facts": len(profile.facts),
+        "warnings": [warning.in_(language) for warning in warnings],
+    }
+
+
+def data_check(paths: Paths, options: Namespace) -> Any:
+    """Counts, with the pairs that make them up; a leak is a training question near a query."""
+    from charllm.data.dialogue import dataset_path
+    from charllm.data.queries import load_queries
+    from charllm.data.text import near_duplicates
+
+    dialogues, rejected = _read_rows(dataset_path(paths, options.name))
+    asked = [(f"{d.id}", d.question) for d in dialogues]
+    spoken = [f"{d.question}\n{d.reply}" for d in dialogues]
+    queries = [
+        (f"{file.stem}/{query.id}", query.text)
+        for file in sorted(paths.queries.glob("*.jsonl"))
+        for query in load_queries(file)
+    ]
+    pairs = near_duplicates(spoken)
+    leaks = near_duplicates([text for _, text in asked], [text for _, text in queries])
+    return {
+        "format": "charllm",
+        "rows": len(dialogues),
+        "rejected": rejected,
+        "duplicates": len(pairs),
+        "leaks": len(leaks),
+        "duplicate_pairs": [
+            {"ids": [asked[i][0], asked[j][0]], "overlap": round(share, 3)} for i, j, share in pairs
+        ],
+        "leak_pairs": [
+            {"id": asked[i][0], "query": queries[j][0], "overlap": round(share, 3)}
+            for i, j, share in leaks
+        ],
+    }
+
+
+def _read_rows(path: Path) -> tuple[list[Any], list[dict[str, Any]]]:
+    """The dialogues of a file, and ``{"line", "reason"}`` for each line that is none."""
+    import json
+
+    from charllm.data.dialogue import Dialogue
+    from charllm.data.files import read_text
+
+    language = current_language()
+    good: dict[str, Dialogue] = {}
+    rejected = []
+    for number, line in enumerate(read_text(path).splitlines(), 1):
+        if not line.strip():
+            continue
+        where = f"{path.name}, line {number}"
+        try:
+            dialogue = Dialogue.from_data(json.loads(line), where)
+            if dialogue.id in good:
+                raise UserError(
+                    f"id {dialogue.id!r} stands twice.", f"id「{dialogue.id}」が重複しています。"
+                )
+            good[dialogue.id] = dialogue
+        except json.JSONDecodeError as error:
+            rejected.append({"line": number, "reason": f"not JSON: {error.msg}"})
+        except UserError as error:
+            rejected.append({"line": number, "reason": error.in_(language)})
+    return list(good.values()), rejected
+
+
+# Retrieval
+
+
+def index(paths: Paths, options: Namespace) -> Any:
+    return run_kind(paths, "index", {"profile": options.slug, "embedder": _embedder(options)})
+
+
+def calibrate(paths: Paths, options: Namespace) -> Any:
+    return run_kind(paths, "calibrate", {"profile": options.slug, "embedder": _embedder(options)})
+
+
+def retrieve(paths: Paths, options: Namespace) -> Any:
+    """Best first. An index that is missing or stale is built before, and stderr says so."""
+    from charllm.core.embedding import EmbedderConfig, get_embedder
+    from charllm.core.retrieval import open_index
+    from charllm.data.profile import load_profile
+
+    if options.k < 1:
+        raise UserError("--k must be at least 1.", "--k は 1 以上にしてください。")
+    profile = load_profile(paths, options.slug)
+    embedder = get_embedder(EmbedderConfig.from_data(_embedder(options), "--embedder"))
+    found = open_index(paths, profile, embedder)
+    if found.state().kind in ("missing", "stale"):
+        run_kind(paths, "index", {"profile": options.slug, "embedder": _embedder(options)})
+        found = open_index(paths, profile, embedder)
+    hits = found.retrieve(options.question, k=options.k)
+    return [{"fact": h.fact, "similarity": h.similarity, "used": h.used} for h in hits]
+
+
+def _embedder(options: Namespace) -> dict[str, str]:
+    given = {
+        "kind": options.embedder,
+        "model": options.embedding_model,
+        "base_url": options.base_url,
+    }
+    return {key: value for key, value in given.items() if value}
+
+
+# Models
+
+
+def labels(paths: Paths, options: Namespace) -> Any:
+    from charllm.core.models import load_tokenizer
+    from charllm.data.dialogue import Message
+    from charllm.data.prompts import get_template, labelled_row
+
+    template = get_template(options.template)
+    messages = [Message(role="user", content=options.user)]
+    if options.system:
+        messages.insert(0, Message(role="system", content=options.system))
+    tokenizer = load_tokenizer(Path(options.tokenizer))
+    row = labelled_row(template, tokenizer, messages, options.reply)
+    return {"input_ids": list(row.input_ids), "labels": list(row.labels)}
+
+
+def train(paths: Paths, options: Namespace) -> Any:
+    from charllm.data.config import load_yaml
+
+    path = _recipe(paths, options.config)
+    return run_kind(paths, "train", load_yaml(path), name=path.stem, where=str(path))
+
+
+def merge(paths: Paths, options: Namespace) -> Any:
+    out = Path(options.out).resolve()
+    recipe = _recipe(paths, options.recipe)
+    config = {"recipe": str(recipe), "out": str(out), "engine": options.engine}
+    outcome = run_kind(paths, "merge", {**config, "form": options.form}, name=out.name)
+    if isinstance(outcome, Ended):
+        return outcome
+    result = outcome["result"] or {}
+    return {
+        "out": result.get("out"),
+        "engine": result.get("engine"),
+        **result,
+        **_without_result(outcome),
+    }
+
+
+def _without_result(outcome: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in outcome.items() if key != "result"}
+
+
+def chat(paths: Paths, options: Namespace) -> Any:
+    from charllm.data.profile import list_profiles
+    from charllm.services.chat import ask
+
+    slug = options.profile or next(iter(list_profiles(paths)), "")
+    if not slug:
+        raise UserError(
+            "There is no profile yet. Import one with `profile import`.",
+            "プロファイルがまだありません。`profile import` で読み込んでください。",
+        )
+    return ask(paths, options.variant, options.text, slug)
+
+
+def models_list(paths: Paths, options: Namespace) -> Any:
+    from charllm.core.catalog import CATALOG
+    from charllm.core.models import is_ready
+
+    return [
+        {
+            "id": model.id,
+            "label": model.label,
+            "ready": is_ready(paths, model.id),
+            "parameters": model.parameters,
+            "license": model.license,
+        }
+        for model in CATALOG
+    ]
+
+
+def models_convert(paths: Paths, options: Namespace) -> Any:
+    from charllm.core.catalog import EMBEDDED
+
+    return run_kind(paths, "model", {"model": EMBEDDED})
+
+
+# Runs
+
+
+def runs_list(paths: Paths, options: Namespace) -> Any:
+    return [run.as_json() for run in list_runs(paths)]
+
+
+def runs_show(paths: Paths, options: Namespace) -> Any:
+    run = find_run(paths, options.run)
+    return {**run.as_json(), "result": run.result()}
+
+
+def runs_stop(paths: Paths, options: Namespace) -> Any:
+    run = find_run(paths, options.run)
+    jobs.stop(paths, run, "cancel" if options.cancel else "save")
+    if options.cancel:  # a stage that does not listen is killed by whoever ticks, so stay
+        jobs.follow(paths, run)
+    return run.as_json()
+
+
+def runs_resume(paths: Paths, options: Namespace) -> Any:
+    run = jobs.resume(paths, find_run(paths, options.run))
+    if options.detach:
+        jobs.tick(paths)
+        return run.as_json()
+    return follow(paths, run)
+
+
+def run_stage(paths: Paths, options: Namespace) -> Any:
+    from charllm.services.reporter import run_stage as run_stage_
+
+    return Ended(None, run_stage_(Path(options.folder), paths))
+
+
+def _recipe(paths: Paths, name: str) -> Path:
+    """A file, or the name of one in ``recipes/``."""
+    path = Path(name)
+    shipped = paths.root / "recipes" / f"{name}.yaml"
+    if not path.exists() and path.name == name and shipped.exists():
+        return shipped.resolve()
+    if not path.is_file():
+        raise UserError(f"{path} does not exist.", f"{path} がありません。")
+    return path.resolve()

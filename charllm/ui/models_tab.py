@@ -1,0 +1,250 @@
+"""The Models tab: what this machine has, the embedded model's preparation, the catalog, endpoints."""
+
+from __future__ import annotations
+
+import re
+from html import escape
+from typing import Any
+
+import gradio as gr
+
+from charllm.core.catalog import CATALOG, EMBEDDED, ModelInfo, memory_estimate
+from charllm.core.models import ModelConfig, embedded_available, is_ready
+from charllm.core.variants import Variant, load_endpoints, save_endpoints
+from charllm.data.errors import Text, UserError
+from charllm.services import doctor, jobs
+from charllm.services.runs import list_runs
+from charllm.ui.page import Page, banner, progress_bar
+from charllm.ui.runs_tab import seconds_text
+from charllm.ui.words import language_of, say, t, warn
+
+COLUMNS = (
+    Text("Model", "モデル"),
+    Text("Template", "テンプレート"),
+    Text("Licence", "ライセンス"),
+    Text("Parameters", "パラメータ"),
+    Text("Chat", "チャット"),
+    Text("LoRA", "LoRA"),
+    Text("QLoRA", "QLoRA"),
+    Text("Merge, adapters", "マージ（アダプター）"),
+    Text("Merge, dense", "マージ（全体）"),
+)
+
+
+# --- data ---------------------------------------------------------------------------------------
+
+
+def machine_html(page: Page, request: gr.Request) -> str:
+    """What ``doctor`` finds, as a short list."""
+    found = doctor.report(page.paths)
+    facts = {
+        Text("Device", "デバイス"): found["device"],
+        Text("Free memory", "空きメモリー"): f"{found['memory_gb']} GB",
+        Text("Free disk", "空きディスク"): f"{found['disk_free_gb']} GB",
+        Text("Python", "Python"): found["python"],
+        Text("torch", "torch"): found["torch"],
+        Text("Workspace", "作業フォルダー"): found["workspace"],
+        Text("Checkpoints", "チェックポイント"): ", ".join(found["checkpoints"]) or "–",
+    }
+    rows = "".join(
+        f"<dt>{escape(say(name, request))}</dt><dd>{escape(str(value))}</dd>"
+        for name, value in facts.items()
+    )
+    missing = "".join(banner(text, "bad") for text in found["missing"])
+    return f'<div class="pane"><dl>{rows}</dl>{missing}</div>'
+
+
+def preparation(page: Page, request: gr.Request) -> tuple[str, bool]:
+    """HTML on the embedded model's state, and whether a preparation is under way."""
+    if is_ready(page.paths, EMBEDDED):
+        words = Text(
+            "The embedded model is ready: Gemma 3 270M in 16 bits.",
+            "内蔵モデル（Gemma 3 270M、16ビット）の準備ができています。",
+        )
+        return banner(say(words, request), "good"), False
+    run = next((run for run in list_runs(page.paths) if run.kind == "model"), None)
+    if run is None:
+        words = Text(
+            "The embedded model has not been prepared. It takes about a minute, once.",
+            "内蔵モデルの準備がまだです。最初の一度だけ、1分ほどかかります。",
+        )
+        return banner(say(words, request)), False
+    status = run.status()
+    if status.live or status.state == "queued":
+        step = say(status.progress.message.text, request)
+        left = seconds_text(status.seconds_left)
+        return banner(f"{step} {left}", "", progress_bar(status.progress.share)), True
+    words = Text(
+        "The preparation did not end well. Start it again; nothing half done is kept.",
+        "準備が最後まで終わりませんでした。やり直してください（途中のものは残りません）。",
+    )
+    reason = say(status.error.text, request) if status.error else ""
+    return banner(f"{say(words, request)} {reason}", "bad"), False
+
+
+def catalog_html(rows: int, length: int, request: gr.Request) -> str:
+    """The catalog with memory for each kind of work; what fits in 24 GB stands out."""
+    head = "".join(f"<th>{escape(say(text, request))}</th>" for text in COLUMNS)
+    body = "".join(_model_row(model, rows, length, request) for model in CATALOG)
+    return f'<table class="plain"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
+
+
+def _model_row(model: ModelInfo, rows: int, length: int, request: gr.Request) -> str:
+    def cell(task: Any) -> str:
+        if task != "chat" and not model.trainable:
+            return '<td class="num">–</td>'
+        need = memory_estimate(model, task, rows=rows, length=length).total
+        strength = "b" if need <= 24 else "span"
+        return f'<td class="num"><{strength}>{need:.1f} GB</{strength}></td>'
+
+    note = model.note_ja if language_of(request) == "ja" else model.note_en
+    name = f"<b>{escape(model.label)}</b>" + (
+        f'<br><span class="note">{escape(note)}</span>' if note else ""
+    )
+    tasks = ("chat", "lora", "qlora", "merge-adapter", "merge-dense")
+    return (
+        f"<tr><td>{name}</td><td>{escape(model.template)}</td><td>{escape(model.license)}</td>"
+        f'<td class="num">{model.parameters / 1e9:.2f} B</td>{"".join(map(cell, tasks))}</tr>'
+    )
+
+
+def endpoints_html(page: Page, request: gr.Request) -> str:
+    rows = load_endpoints(page.paths)
+    if not rows:
+        words = Text("No endpoints yet.", "エンドポイントはまだありません。")
+        return f'<p class="note">{escape(say(words, request))}</p>'
+    cells = "".join(
+        f"<tr><td>{escape(v.name)}</td><td>{escape(v.model)}</td><td>{escape(v.base_url)}</td>"
+        f"<td>{'RAG' if v.rag else ''}</td></tr>"
+        for v in rows
+    )
+    return f'<table class="plain"><tbody>{cells}</tbody></table>'
+
+
+def add_endpoint(page: Page, name: str, base_url: str, model: str, rag: bool, key: str) -> None:
+    """Keep an endpoint as a variant; its key stays in this process, never on disk."""
+    from charllm.core.endpoint import resolve_base_url, set_session_key
+
+    url = resolve_base_url(base_url)
+    if not model.strip() or not url:
+        raise UserError(
+            "An endpoint needs an address (http://…/v1) and a model name.",
+            "エンドポイントには URL（http://…/v1）とモデル名が必要です。",
+        )
+    title = name.strip() or model.strip()
+    slug = "remote-" + (re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-") or "endpoint")
+    if key.strip():
+        set_session_key(key.strip(), url)
+    label = f"{title} + RAG" if rag else title
+    variant = Variant(
+        name=slug + ("-rag" if rag else ""),
+        label_en=label,
+        label_ja=label,
+        model=model.strip(),
+        rag=rag,
+        base_url=url,
+    )
+    kept = [v for v in load_endpoints(page.paths) if v.name != variant.name]
+    save_endpoints(page.paths, [*kept, variant])
+
+
+# --- layout and wiring --------------------------------------------------------------------------
+
+
+def build(page: Page) -> None:
+    shared: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+    with gr.Row():
+        with gr.Column(scale=1):
+            gr.Markdown(t("### This machine", "### このマシン"))
+            machine = gr.HTML("", elem_id="machine")
+        with gr.Column(scale=1):
+            gr.Markdown(t("### Embedded model", "### 内蔵モデル"))
+            state = gr.HTML("", elem_id="embedded-state")
+            prepare = gr.Button(t("Prepare", "準備する"), variant="primary", elem_id="prepare")
+            gr.Markdown(
+                t(
+                    "Gemma is provided under and subject to the Gemma Terms of Use.",
+                    "Gemma は Gemma 利用規約（Gemma Terms of Use）のもとで提供されています。",
+                )
+            )
+    gr.Markdown(t("### Catalog and memory", "### カタログと必要メモリー"))
+    with gr.Row():
+        rows = gr.Slider(1, 64, 4, step=1, label=t("Rows at once", "同時の行数"))
+        length = gr.Slider(64, 4096, 512, step=64, label=t("Tokens a row", "1行のトークン数"))
+    catalog = gr.HTML("", elem_id="catalog")
+    gr.Markdown(
+        t(
+            "Estimates from the models' shapes; bold fits into 24 GB.",
+            "モデルの形状からの見積もりです。太字は 24 GB に収まります。",
+        )
+    )
+    gr.Markdown(t("### Remote models as columns", "### 外部モデルを列に加える"))
+    endpoints = gr.HTML("", elem_id="endpoints")
+    with gr.Row(equal_height=True):
+        name = gr.Textbox(label=t("Name", "名前"), elem_id="endpoint-name")
+        url = gr.Textbox(
+            label=t("Address (OpenAI protocol)", "URL（OpenAI 互換）"),
+            placeholder="http://127.0.0.1:8000/v1",
+            elem_id="endpoint-url",
+        )
+        model = gr.Textbox(label=t("Model", "モデル名"), elem_id="endpoint-model")
+        key = gr.Textbox(
+            label=t("Key, this session only", "キー（このセッションのみ）"),
+            type="password",
+            elem_id="endpoint-key",
+        )
+        rag = gr.Checkbox(False, label="RAG", min_width=80)
+        add = gr.Button(t("Add", "追加"), elem_id="endpoint-add")
+        remove = gr.Button(t("Remove all", "すべて削除"), elem_id="endpoint-remove")
+    ticker = gr.Timer(1.0)
+
+    def show(count: float, tokens: float, request: gr.Request) -> Any:
+        return [
+            preparation(page, request)[0],
+            catalog_html(int(count), int(tokens), request),
+            endpoints_html(page, request),
+        ]
+
+    def look_around(request: gr.Request) -> str:
+        """Only when the tab is opened: asking the accelerator imports torch."""
+        return machine_html(page, request)
+
+    def tick(request: gr.Request) -> str:
+        return preparation(page, request)[0]
+
+    def start(request: gr.Request) -> Any:
+        if not embedded_available():
+            warn(
+                UserError(
+                    "Its package is not installed: run make app.",
+                    "パッケージがありません。make app を実行してください。",
+                ),
+                request,
+            )
+        elif not preparation(page, request)[1] and not is_ready(page.paths, EMBEDDED):
+            jobs.submit(page.paths, "model", EMBEDDED, ModelConfig(model=EMBEDDED))
+        return preparation(page, request)[0]
+
+    def add_one(name: str, url: str, model: str, rag: bool, key: str, request: gr.Request) -> Any:
+        try:
+            add_endpoint(page, name, url, model, rag, key)
+        except UserError as error:
+            warn(error, request)
+            return [gr.skip(), gr.skip()]
+        return [endpoints_html(page, request), ""]
+
+    def remove_all(request: gr.Request) -> str:
+        save_endpoints(page.paths, [])
+        return endpoints_html(page, request)
+
+    def draw_catalog(count: float, tokens: float, request: gr.Request) -> str:
+        return catalog_html(int(count), int(tokens), request)
+
+    page.demo.load(show, [rows, length], [state, catalog, endpoints], **shared)
+    page.tab.select(look_around, None, machine, **shared)
+    ticker.tick(tick, None, state, **shared)
+    for slider in (rows, length):
+        slider.release(draw_catalog, [rows, length], catalog, **shared)
+    prepare.click(start, None, state, **shared)
+    add.click(add_one, [name, url, model, rag, key], [endpoints, key], **shared)
+    remove.click(remove_all, None, endpoints, **shared)

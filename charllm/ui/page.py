@@ -1,0 +1,35 @@
+"""What all tabs share: the installation, the chat server, and the profile chosen in the header."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from html import escape
+
+import gradio as gr
+
+from charllm.data.config import Paths
+from charllm.services.chat import ChatService
+
+
+@dataclass(frozen=True)
+class Page:
+    """Handed to every tab's ``build``."""
+
+    paths: Paths
+    chat: ChatService
+    demo: gr.Blocks
+    profile: gr.Dropdown
+    tab: gr.Tab
+    """The tab that is being built."""
+
+
+def progress_bar(share: float | None) -> str:
+    """HTML of a bar for a share in [0, 1]; None moves without end."""
+    if share is None:
+        return '<div class="bar busy"><i></i></div>'
+    return f'<div class="bar"><i style="width:{100 * max(0.0, min(1.0, share)):.1f}%"></i></div>'
+
+
+def banner(text: str, kind: str = "", bar: str = "") -> str:
+    """HTML of a note; ``kind`` is "", "good" or "bad"; ``text`` is escaped, ``bar`` is HTML."""
+    return f'<div class="banner {escape(kind)}"><span>{escape(text)}</span>{bar}</div>'
