@@ -14,8 +14,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="charllm dashboard")
     parser.add_argument("--host", default=ServerSettings().host)
     parser.add_argument("--port", type=int, default=ServerSettings().port)
+    parser.add_argument(
+        "--no-prepare", action="store_true", help="do not convert the embedded model at the start"
+    )
     options = parser.parse_args()
-    settings = ServerSettings(host=options.host, port=options.port)
+    settings = ServerSettings(host=options.host, port=options.port, prepare=not options.no_prepare)
     paths = Paths.default()
     problems = [p.in_(current_language()) for p in preflight(paths, settings.host, settings.port)]
     if problems:

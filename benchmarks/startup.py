@@ -33,11 +33,11 @@ def free_port() -> int:
 def launch(workspace: str) -> tuple[float, set[str], int]:
     """Seconds until the page is served, the top-level modules imported by then, and its bytes."""
     port = free_port()
-    env = {**os.environ, "CHARLLM_HOME": workspace, "CHARLLM_NO_PREPARE": "1"}
+    env = {**os.environ, "CHARLLM_HOME": workspace}
     with tempfile.TemporaryFile("w+") as log:
         start = time.perf_counter()
         process = subprocess.Popen(
-            [sys.executable, "-X", "importtime", "app.py", "--port", str(port)],
+            [sys.executable, "-X", "importtime", "app.py", "--no-prepare", "--port", str(port)],
             cwd=ROOT,
             env=env,
             stderr=log,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -275,6 +276,32 @@ def test_remembered_beginnings_change_nothing(name: str) -> None:
     assert sum(len(ids) for _, ids in engine.memory._entries) <= 60
 
 
+@pytest.mark.parametrize("name", MODELS)
+def test_shared_beginnings_are_encoded_once(name: str, tmp_path: Path) -> None:
+    system = list(range(1, 21))
+    prompts = [[*system, 30, 31], [*system, 30, 33, 34], system[:9], [*system, 40], [90, 91]]
+    expected = [reference(MODELS[name](), p) for p in prompts]
+    model = MODELS[name]()
+    seen = count_tokens(model)
+    replies = generate_all(model, bytes_tokenizer(), requests_for(prompts, FREE))
+    assert [r.token_ids for r in replies] == expected
+    assert seen[0] == 22 + 2 + 1 + 1 + 2
+    if name == "llama":  # under other weights the same beginning is another
+        save_adapter(tmp_path / "a", 1)
+        engine = AdapterModel(model)
+        engine.load("a", tmp_path / "a")
+        row = engine.row({"a": 1.0})
+        requests = [
+            Request(f"c{i}", p, r, FREE) for i, (p, r) in enumerate(product(prompts, (None, row)))
+        ]
+        seen.clear()
+        together = generate_all(engine, bytes_tokenizer(), requests)
+        assert [r.token_ids for r in together[::2]] == expected
+        assert seen[0] == 2 * 28
+        alone = [generate_all(engine, bytes_tokenizer(), [r])[0] for r in requests[1::2]]
+        assert [r.token_ids for r in together[1::2]] == [r.token_ids for r in alone]
+
+
 def test_remembered_beginnings_belong_to_their_weights(tmp_path: Path) -> None:
     save_adapter(tmp_path / "a", 1)
     save_adapter(tmp_path / "b", 2)
@@ -299,7 +326,7 @@ def test_many_prompts_take_several_passes(monkeypatch: pytest.MonkeyPatch) -> No
     model = gemma()
     replies = generate_all(model, bytes_tokenizer(), requests_for(PROMPTS * 2, FREE))
     assert [r.token_ids for r in replies] == [reference(model, p) for p in PROMPTS] * 2
-    prompts = [[*PROMPTS[1], n] for n in range(5)]
+    prompts = [[n, *PROMPTS[1]] for n in range(1, 6)]
     seen = count_tokens(model)
     replies = generate_all(model, bytes_tokenizer(), requests_for([*prompts, [1] * 30], FREE))
     assert seen[:6] == [12] * 5 + [30]

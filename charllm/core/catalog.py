@@ -266,7 +266,7 @@ def find_model(name: str) -> ModelInfo:
     hub's cache once it was fetched.
     """
     for model in CATALOG:
-        if name in (model.id, model.hub_id):
+        if name and name in (model.id, model.hub_id):
             return model
     from charllm.core.described import describe, fetched
 

@@ -12,7 +12,7 @@ import importlib.metadata
 import shutil
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,10 @@ _STEPS: tuple[tuple[Text, float], ...] = (
     (Text("Writing 16-bit weights", "16ビットの重みを書き出しています"), 4.0),
 )
 """What is done, and the seconds it takes the embedded base on two cores; they weigh the bar."""
+
+
+Prepare = Callable[[Path], tuple[Path, dict[str, Any]]]
+"""Given the folder that is being filled: the GGUF's path, and what the card says about it."""
 
 
 class ModelConfig(Config):
@@ -129,8 +133,9 @@ def convert_gguf(paths: Paths, file: Path, reporter: Reporter) -> Path:
     return _convert_once(paths, str(file), GGUF_GROWTH * file.stat().st_size, note, reporter)
 
 
-def _convert_once(paths: Paths, name: str, needed: int, prepare: Any, reporter: Reporter) -> Path:
-    """``prepare(work)`` returns the GGUF's path and what the card says about it."""
+def _convert_once(
+    paths: Paths, name: str, needed: int, prepare: Prepare, reporter: Reporter
+) -> Path:
     target = converted_folder(paths, name)
     paths.models.mkdir(parents=True, exist_ok=True)
     with _one_at_a_time(paths, reporter):
@@ -156,7 +161,7 @@ def _check_disk(paths: Paths, needed: int) -> None:
         )
 
 
-def _convert(work: Path, prepare: Any, reporter: Reporter) -> None:
+def _convert(work: Path, prepare: Prepare, reporter: Reporter) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -164,7 +169,9 @@ def _convert(work: Path, prepare: Any, reporter: Reporter) -> None:
         source, card = prepare(work)
     options = {"gguf_file": source.name, "trust_remote_code": False}
     with _step(1, reporter), _readable(source):
-        model = AutoModelForCausalLM.from_pretrained(source.parent, dtype=torch.bfloat16, **options)
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            source.parent, dtype=torch.bfloat16, **options
+        )
     with _step(2, reporter), _readable(source):
         tokenizer = AutoTokenizer.from_pretrained(source.parent, **options)
     with _step(3, reporter):

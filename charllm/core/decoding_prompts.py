@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -65,16 +65,25 @@ def _common(a: Sequence[int], b: Sequence[int]) -> int:
 
 @dataclass(frozen=True)
 class Prompt:
-    """A prompt to encode: its weights row, and what is known of its beginning."""
+    """A prompt to encode under a weights row, from its token ``start`` on.
+
+    The tokens before come from ``known``, or else from the prompt at ``donor`` in the same pass.
+    """
 
     ids: tuple[int, ...]
     row: Any
     known: Layers | None = None
     start: int = 0
+    donor: int = -1
 
     @property
     def new(self) -> int:
         return len(self.ids) - self.start
+
+    @property
+    def old(self) -> int:
+        """Tokens it brings along from earlier calls."""
+        return self.start if self.known else 0
 
 
 @dataclass(frozen=True)
@@ -128,16 +137,30 @@ def batch_cache(model: Any, encoded: Encoded, prompts: Sequence[int]) -> tuple[A
 
 
 def _passes(jobs: Sequence[Prompt], limit: int) -> list[list[Prompt]]:
-    """The prompts in order, in groups of at most ``limit`` tokens; a longer one stands alone."""
+    """The prompts in order, in groups of at most ``limit`` tokens; a longer one stands alone.
+
+    Within a group a beginning that two prompts share under the same weights is encoded once.
+    """
     groups: list[list[Prompt]] = [[]]
     size = 0
     for job in jobs:
-        if groups[-1] and size + len(job.ids) > limit:
+        shared = _with_donor(job, groups[-1])
+        if groups[-1] and size + shared.old + shared.new > limit:
             groups.append([])
-            size = 0
-        groups[-1].append(job)
-        size += len(job.ids)
+            size, shared = 0, job
+        groups[-1].append(shared)
+        size += shared.old + shared.new
     return groups
+
+
+def _with_donor(job: Prompt, others: Sequence[Prompt]) -> Prompt:
+    """``job`` starting where it parts from the most alike of ``others``, where that is later."""
+    best = job
+    for at, other in enumerate(others):
+        common = _common(job.ids[:-1], other.ids) if other.row == job.row else 0
+        if common > best.start:
+            best = replace(job, known=None, start=common, donor=at)
+    return best
 
 
 def _one_pass(model: Any, engine: Any, jobs: Sequence[Prompt], longest: int) -> Encoded:
@@ -146,12 +169,10 @@ def _one_pass(model: Any, engine: Any, jobs: Sequence[Prompt], longest: int) -> 
     device = model.get_input_embeddings().weight.device
     windows = _windows(model)
     cache = DynamicCache()  # plain layers: what a window drops, a later prompt may begin with
-    known = [job for job in jobs if job.start]
+    known = [(job.known, job.start) for job in jobs if job.known]
     for index in range(len(windows) if known else 0):
-        pairs = [(job.known or [])[index] for job in known]
-        starts = [job.start for job in known]
-        keys = [k[:, :start] for (k, _), start in zip(pairs, starts, strict=True)]
-        values = [v[:, :start] for (_, v), start in zip(pairs, starts, strict=True)]
+        keys = [layers[index][0][:, :start] for layers, start in known]
+        values = [layers[index][1][:, :start] for layers, start in known]
         cache.update(torch.cat(keys, 1)[None], torch.cat(values, 1)[None], index)
     if engine is not None:
         engine.select([job.row for job in jobs], [job.new for job in jobs])
@@ -165,8 +186,8 @@ def _one_pass(model: Any, engine: Any, jobs: Sequence[Prompt], longest: int) -> 
         use_cache=True,
         logits_to_keep=places.last,
     )
-    layers: list[Any] = cache.layers
-    states = [(places.rows_of(layer.keys), places.rows_of(layer.values)) for layer in layers]
+    filled: list[Any] = cache.layers
+    states = [(places.rows_of(layer.keys), places.rows_of(layer.values)) for layer in filled]
     return Encoded(out.logits[0], states)
 
 
@@ -174,27 +195,26 @@ class _Places:
     """Where the tokens of a pass are: known ones first, then the new ones, prompt by prompt."""
 
     def __init__(self, jobs: Sequence[Prompt], device: torch.device, longest: int) -> None:
-        old_rows: list[int] = []
-        new_rows: list[int] = []
-        old: list[int] = []
-        new: list[int] = []
-        last: list[int] = []
-        for row, job in enumerate(jobs):
-            old_rows += [row] * job.start
-            old += range(job.start)
-            new_rows += [row] * job.new
-            new += range(job.start, len(job.ids))
-            last.append(len(new) - 1)
-        rows, positions = old_rows + new_rows, old + new
-        slots = [[0] * longest for _ in jobs]  # padding repeats a token; its mask hides it
-        for slot, (row, position) in enumerate(zip(rows, positions, strict=True)):
-            slots[row][longest - len(jobs[row].ids) + position] = slot
-        self._slots = torch.tensor(slots, device=device)
-        self.last = torch.tensor(last, device=device)
+        old = [position for job in jobs for position in range(job.old)]
+        new = [position for job in jobs for position in range(job.start, len(job.ids))]
+        new_rows = [row for row, job in enumerate(jobs) for _ in range(job.new)]
+        slots: list[list[int]] = []  # of each prompt's tokens
+        at_old, at_new = 0, len(old)
+        for job in jobs:
+            begin = slots[job.donor][: job.start] if job.donor >= 0 else []
+            begin = begin or list(range(at_old, at_old + job.old))
+            slots.append(begin + list(range(at_new, at_new + job.new)))
+            at_old, at_new = at_old + job.old, at_new + job.new
+        seen = torch.zeros(len(jobs), at_new, dtype=torch.bool)
+        for row, own in enumerate(slots):
+            seen[row, own] = True
+        # Padding repeats a token; its mask hides it.
+        padded = [[0] * (longest - len(own)) + own for own in slots]
+        self._slots = torch.tensor(padded, device=device)
+        self.last = torch.tensor([own[-1] - len(old) for own in slots], device=device)
         self.new_positions = torch.tensor(new, device=device)
-        self.positions = torch.tensor(positions, device=device)
-        self.new_rows = torch.tensor(new_rows, device=device)
-        self.rows = torch.tensor(rows, device=device)
+        self.positions = torch.tensor(old + new, device=device)
+        self.seen = seen[new_rows].to(device)  # [new, known + new]: of the same prompt
 
     def rows_of(self, states: Tensor) -> Tensor:
         """``states`` [1, heads, known + new, dim] as [prompts, heads, longest, dim]."""
@@ -222,7 +242,7 @@ def _masks(model: Any, places: _Places, windows: Sequence[int | None]) -> Any:
     One mask where all layers see the same, else one for each layer type.
     """
     distance = places.new_positions[:, None] - places.positions[None]
-    seen = (places.new_rows[:, None] == places.rows[None]) & (distance >= 0)
+    seen = places.seen & (distance >= 0)
     made: dict[int | None, Tensor] = {}
     for window in set(windows):
         allowed = seen if window is None else seen & (distance < window)

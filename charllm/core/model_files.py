@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -65,15 +66,20 @@ def missing_files(folder: Path) -> list[str]:
         missing.append("tokenizer.json")
     for name in _weight_files(folder):
         file = folder / name
-        if not file.is_file() or (file.suffix == ".safetensors" and header(file) is None):
+        if not file.is_file() or header(file) is None:
             missing.append(name)
     return missing
 
 
 def _has_json(file: Path) -> bool:
-    """Whether the file is there and ends as a JSON object does; big ones are not parsed."""
+    """Whether a JSON object lies there; of one above a megabyte only the end is looked at."""
     if not file.is_file() or file.stat().st_size < 2:
         return False
+    if file.stat().st_size < 1_000_000:
+        try:
+            return isinstance(json.loads(file.read_bytes()), dict)
+        except ValueError:  # not JSON, or not text
+            return False
     with file.open("rb") as stream:
         stream.seek(-min(64, file.stat().st_size), 2)
         return stream.read().rstrip().endswith(b"}")
@@ -84,7 +90,7 @@ def _weight_files(folder: Path) -> list[str]:
         return ["model.safetensors"]
     if not _has_json(folder / INDEX):
         return [INDEX]
-    return sorted(set(read_json(folder / INDEX)["weight_map"].values()))
+    return sorted(set(read_json(folder / INDEX).get("weight_map", {INDEX: INDEX}).values()))
 
 
 def model_folder(paths: Paths, name: str) -> Path:
@@ -126,11 +132,12 @@ def _names(name: str) -> tuple[str, str, str]:
 
 def _on_disk(paths: Paths, name: str) -> Path | None:
     """The folder that ``name`` is, or that lies under that name in ``workspace/models``."""
-    for folder in (paths.models / name.rpartition("/")[2], Path(name).expanduser()):
-        if (folder / "config.json").is_file() or (folder.is_dir() and any(folder.glob("*.bin"))):
+    named = Path(name).expanduser()
+    stored = paths.models / name.rpartition("/")[2]
+    for folder in (named, stored):
+        if (folder / "config.json").is_file():
             return folder
-    folder = Path(name).expanduser()
-    return folder if folder.is_dir() else None
+    return next((folder for folder in (named, stored) if folder.is_dir()), None)
 
 
 def check_folder(folder: Path) -> Path:

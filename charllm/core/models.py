@@ -144,7 +144,7 @@ def _check_memory(folder: Path, quantization: Quantization, place: str) -> None:
         return
     import psutil
 
-    # In NF4 embeddings and head stay in 16 bits; a quarter of the file is the least it can be.
+    # The least it can be: in NF4 the embeddings stay in 16 bits.
     needed = parameters(folder) * (2.0 if quantization == "none" else 0.516)
     if needed > psutil.virtual_memory().available:
         raise _too_big(folder)

@@ -23,6 +23,7 @@ from charllm.data.profile import Profile
 from charllm.data.prompts import build_messages, end_ids, get_template, prompt_ids, prompt_text
 
 if TYPE_CHECKING:
+    from charllm.core.models import Quantization
     from charllm.core.merging.adapters import AdapterModel
     from charllm.core.retrieval import Hit
 
@@ -75,7 +76,7 @@ class Resident:
     Not thread-safe: one worker thread owns it.
     """
 
-    def __init__(self, paths: Paths, model: str, quantization: str = "none") -> None:
+    def __init__(self, paths: Paths, model: str, quantization: Quantization = "none") -> None:
         from charllm.core.merging.adapters import AdapterModel
         from charllm.core.models import load_model, load_tokenizer, model_folder, weights_hash
 

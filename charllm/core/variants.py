@@ -129,7 +129,7 @@ def list_variants(paths: Paths, slug: str) -> list[Variant]:
         if checkpoint.profile not in ("", slug):
             continue
         en, ja = checkpoint.label
-        common = {"model": checkpoint.model, "checkpoint": name}
+        common: dict[str, Any] = {"model": checkpoint.model, "checkpoint": name}
         variants.append(Variant(name=name, label_en=en, label_ja=ja, **common))
         variants.append(
             Variant(

@@ -38,7 +38,7 @@ def read_card(data: bytes, where: str) -> Carried:
     """The card in a PNG, a CHARX or a JSON file, told by its first bytes, not by its name."""
     if len(data) > MAX_FILE:
         raise UserError(
-            f"{where} has {len(data) / 1e6:.0f} MB; a card may have at most {MAX_FILE / 1e6:.0f} MB.",
+            f"{where} has {len(data) / 1e6:.0f} MB; a card has at most {MAX_FILE / 1e6:.0f} MB.",
             f"{where} は {len(data) / 1e6:.0f} MB あります。カードは "
             f"{MAX_FILE / 1e6:.0f} MB までです。",
         )

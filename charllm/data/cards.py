@@ -220,7 +220,7 @@ def _data_of(root: dict[str, Any], name: str, warnings: list[Text]) -> dict[str,
         if spec not in ("chara_card_v2", "chara_card_v3") or version not in ("2.0", "3.0"):
             warnings.append(
                 Text(
-                    f"Unknown card version {spec} {version}: read as V3; what is not known is kept.",
+                    f"Unknown card version {spec} {version}: read as V3; unknown fields are kept.",
                     f"未知のカード形式（{spec} {version}）です。V3 として読み、"
                     "不明な項目はそのまま保持します。",
                 )
@@ -420,7 +420,7 @@ def _book(profile: Profile, data: dict[str, Any], spec: Spec) -> dict[str, Any] 
             silent.append(entry)
     entries = []
     for order, fact in enumerate(profile.facts):
-        entry = copy.deepcopy(old.get(fact)) or {"content": fact, "insertion_order": order}
+        entry = copy.deepcopy(old.get(fact, {})) or {"content": fact, "insertion_order": order}
         keys = list(profile.fact_keys.get(fact, ()))
         entry["keys"] = keys or entry.get("keys") or []
         entry.setdefault("extensions", {})

@@ -148,9 +148,16 @@ def end_ids(template: Template, tokenizer: Any) -> frozenset[int]:
     found = {end_id(template, tokenizer)}
     if tokenizer.eos_token_id is not None:
         found.add(int(tokenizer.eos_token_id))
-    vocabulary = tokenizer.get_vocab()
-    found.update(vocabulary[token] for token in template.also_end if token in vocabulary)
-    return frozenset(found)
+    others = (_known_id(tokenizer, token) for token in template.also_end)
+    return frozenset(found.union(number for number in others if number is not None))
+
+
+def _known_id(tokenizer: Any, token: str) -> int | None:
+    """The token's id, None if there is none (asked so, since a list of all takes long to make)."""
+    found = tokenizer.convert_tokens_to_ids(token)
+    if found is None or tokenizer.convert_ids_to_tokens(found) != token:
+        return None
+    return int(found)
 
 
 def _folded(fold: str, system: str, user: str) -> str:
@@ -210,7 +217,7 @@ def _reply_text(template: Template, tokenizer: Any, reply: str) -> list[int]:
 
 
 def _control(template: Template, tokenizer: Any, token: str) -> int:
-    found = tokenizer.get_vocab().get(token)
+    found = _known_id(tokenizer, token)
     if found is None:
         raise UserError(
             f"The template {template.name} needs the token {token}, which this tokenizer does not "
@@ -218,7 +225,7 @@ def _control(template: Template, tokenizer: Any, token: str) -> int:
             f"テンプレート {template.name} に必要なトークン {token} が、このトークナイザーに"
             "ありません。モデルの系統に合うテンプレートを選んでください。",
         )
-    return int(found)
+    return found
 
 
 # Checks and views

@@ -172,8 +172,8 @@ VERBS: tuple[Verb, ...] = (
     Verb("models list", Text("known models", "モデルの一覧"), (), verbs.models_list),
     Verb(
         "models convert",
-        Text("prepare the embedded base", "内蔵モデルを準備する"),
-        (),
+        Text("prepare the embedded base, or a GGUF file", "内蔵モデルか GGUF を準備する"),
+        (arg("model", metavar="FILE", nargs="?", default="", help="a .gguf file"),),
         verbs.models_convert,
     ),
     Verb(

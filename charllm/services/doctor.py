@@ -5,6 +5,7 @@ The checks before the start import nothing heavy; each problem is a sentence tha
 
 from __future__ import annotations
 
+import errno
 import importlib.metadata
 import importlib.util
 import os
@@ -24,7 +25,9 @@ from charllm.data.config import Paths
 from charllm.data.errors import Text, current_language
 
 NEEDED_DISK = 2_000_000_000
-NEEDED_MEMORY = 2_500_000_000
+"""Bytes, while the embedded model is being prepared."""
+NEEDED_MEMORY = {"prepare": 3_000_000_000, "chat": 1_500_000_000}
+"""Bytes; measured 2.7 GB for the conversion and 1.25 GB for four columns of chat."""
 PACKAGES = (
     "torch",
     "transformers",
@@ -40,7 +43,9 @@ PACKAGES = (
 
 def preflight(paths: Paths, host: str, port: int) -> list[Text]:
     """Why the dashboard could not work here; empty where nothing stands in the way."""
-    problems = [*_not_writable(paths.workspace), *_port_in_use(host, port)]
+    folders = [f for f in (paths.profiles, paths.datasets, paths.checkpoints) if f.exists()]
+    problems = [p for folder in (paths.workspace, *folders) for p in _not_writable(folder)]
+    problems += _port_in_use(host, port)
     if not problems:
         problems += _too_little(paths)
     return problems
@@ -63,57 +68,76 @@ def _not_writable(folder: Path) -> list[Text]:
 
 
 def _port_in_use(host: str, port: int) -> list[Text]:
+    if not 0 <= port <= 65535:
+        return [
+            Text(
+                f"{port} is not a port. Choose one from 1024 to 65535: python app.py --port 7860",
+                f"{port} はポート番号ではありません。1024〜65535 から選んでください: "
+                "python app.py --port 7860",
+            )
+        ]
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
-        # As the server does: a port whose last connections are still closing can be used.
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if os.name != "nt":
+            # As the server does: a port whose last connections are still closing can be used.
+            # On Windows the same option would let two programs share the port.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
-            return []
-        except PermissionError:
-            return [
-                Text(
-                    f"Port {port} needs administrator rights. Choose one above 1023: "
-                    f"python app.py --port {port + 7000}",
-                    f"ポート {port} には管理者権限が必要です。1024 以上を選んでください: "
-                    f"python app.py --port {port + 7000}",
-                )
-            ]
-        except (OSError, OverflowError) as error:
-            reason = getattr(error, "strerror", None) or error
-            return [
-                Text(
-                    f"Port {port} on {host} cannot be used ({reason}): another program, perhaps "
-                    f"another charllm, listens there. End it, or choose another port: "
-                    f"python app.py --port {port + 1}",
-                    f"{host} のポート {port} は使えません（{reason}）。別のプログラム（別の charllm "
-                    f"かもしれません）が使用中です。終了させるか、別のポートを選んでください: "
-                    f"python app.py --port {port + 1}",
-                )
-            ]
+        except OSError as error:
+            return [_bind_problem(host, port, error)]
+    return []
+
+
+def _bind_problem(host: str, port: int, error: OSError) -> Text:
+    other = port + 1 if port < 65535 else 7860
+    if error.errno == errno.EADDRINUSE:
+        return Text(
+            f"Port {port} on {host} is in use by another program, perhaps another charllm. End "
+            f"it, or choose another port: python app.py --port {other}",
+            f"{host} のポート {port} は別のプログラム（別の charllm かもしれません）が使用中です。"
+            f"終了させるか、別のポートを選んでください: python app.py --port {other}",
+        )
+    if isinstance(error, PermissionError):
+        return Text(
+            f"Port {port} needs administrator rights. Choose one above 1023: "
+            "python app.py --port 7860",
+            f"ポート {port} には管理者権限が必要です。1024 以上を選んでください: "
+            "python app.py --port 7860",
+        )
+    return Text(
+        f"{host} is not an address of this machine ({error.strerror or error}). Choose 127.0.0.1, "
+        "or one of its own: python app.py --host 127.0.0.1",
+        f"{host} はこのマシンのアドレスではありません（{error.strerror or error}）。127.0.0.1 か、"
+        "このマシンのアドレスを指定してください: python app.py --host 127.0.0.1",
+    )
 
 
 def _too_little(paths: Paths) -> list[Text]:
     problems = []
-    free = shutil.disk_usage(paths.workspace).free
-    if not is_ready(paths, EMBEDDED) and free < NEEDED_DISK:
+    prepares = not is_ready(paths, EMBEDDED) and embedded_available()
+    free = _disk_free(paths.workspace)
+    if prepares and free < NEEDED_DISK:
         problems.append(
             Text(
-                f"Only {free / 1e9:.1f} GB of disk are free; {NEEDED_DISK / 1e9:.0f} GB are needed "
-                "to prepare the embedded model. Free some space, or set CHARLLM_HOME to another disk.",
+                f"Only {free / 1e9:.1f} GB of disk are free; preparing the embedded model needs "
+                f"{NEEDED_DISK / 1e9:.0f} GB. Free some space, or set CHARLLM_HOME to another "
+                "disk.",
                 f"ディスクの空きが {free / 1e9:.1f} GB しかありません。内蔵モデルの準備に "
-                f"{NEEDED_DISK / 1e9:.0f} GB 必要です。空きを増やすか、CHARLLM_HOME で別のディスクを"
-                "指定してください。",
+                f"{NEEDED_DISK / 1e9:.0f} GB 必要です。空きを増やすか、CHARLLM_HOME で別の"
+                "ディスクを指定してください。",
             )
         )
     available = psutil.virtual_memory().available
-    if available < NEEDED_MEMORY:
+    needed = NEEDED_MEMORY["prepare" if prepares else "chat"]
+    if available < needed:
         problems.append(
             Text(
-                f"Only {available / 1e9:.1f} GB of memory are free; the embedded model needs about "
-                f"{NEEDED_MEMORY / 1e9:.1f} GB. Close other programs and start again.",
-                f"メモリーの空きが {available / 1e9:.1f} GB しかありません。内蔵モデルには約 "
-                f"{NEEDED_MEMORY / 1e9:.1f} GB 必要です。ほかのプログラムを閉じてください。",
+                f"Only {available / 1e9:.1f} GB of memory are free; about {needed / 1e9:.1f} GB "
+                "are needed. Close other programs and start again.",
+                f"メモリーの空きが {available / 1e9:.1f} GB しかありません。約 "
+                f"{needed / 1e9:.1f} GB 必要です。ほかのプログラムを閉じて、もう一度起動して"
+                "ください。",
             )
         )
     return problems

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Callable
 
+from charllm.core.catalog import EMBEDDED
+from charllm.core.models import is_ready
 from charllm.core.replying import Resident
 from charllm.data.config import Paths
 from charllm.data.errors import Text
 from charllm.services import lease
+from charllm.services.runs import list_runs
 
 Job = Callable[["Engine"], None]
 CHAT = Text("chat", "チャット")
@@ -43,6 +47,10 @@ class Engine:
 
         ``waiting`` is told who holds the accelerator meanwhile and answers whether to go on.
         """
+        while (preparing := self._preparing()) is not None:
+            if not waiting(preparing):
+                return None
+            time.sleep(0.5)
         while self._lease is None:
             try:
                 self._lease = lease.Lease(self.paths, CHAT).acquire()
@@ -52,6 +60,19 @@ class Engine:
         if self._resident is None:
             self._resident = Resident(self.paths, self.model)
         return self._resident
+
+    def _preparing(self) -> Text | None:
+        """How far the embedded model's preparation is; None if it is ready or nobody is at it."""
+        if self.model != EMBEDDED or is_ready(self.paths, EMBEDDED):
+            return None
+        for run in list_runs(self.paths):
+            if run.kind == "model" and not (status := run.status()).ended_:
+                share = f" {100 * status.progress.share:.0f} %" if status.progress.share else ""
+                return Text(
+                    f"Waiting for the embedded model to be prepared…{share}",
+                    f"内蔵モデルの準備を待っています…{share}",
+                )
+        return None
 
     def _release(self) -> None:
         self._resident = None

@@ -110,6 +110,18 @@ def submit(paths: Paths, kind: str, name: str, config: Config) -> Run:
     )
 
 
+def prepare_embedded(paths: Paths) -> Run | None:
+    """Queue the embedded model's conversion if it is due and nobody has; else None."""
+    from charllm.core.catalog import EMBEDDED
+    from charllm.core.models import ModelConfig, embedded_available, is_ready
+
+    if is_ready(paths, EMBEDDED) or not embedded_available():
+        return None
+    if any(run.kind == "model" and not run.status().ended_ for run in list_runs(paths)):
+        return None
+    return submit(paths, "model", EMBEDDED, ModelConfig(model=EMBEDDED))
+
+
 def tick(paths: Paths) -> list[Run]:
     """Start what is due and kill what was cancelled but does not end; the runs started.
 

@@ -34,6 +34,10 @@ class LiveScorer:
     ) -> None:
         self._pool.submit(self._score, slug, question, reply, reason, done)
 
+    def warm(self, slug: str) -> None:
+        """Make the profile's scorer while its replies are still being written."""
+        self._pool.submit(self.scorer, slug)
+
     def _score(
         self,
         slug: str,

@@ -224,7 +224,7 @@ def _without_result(outcome: dict[str, Any]) -> dict[str, Any]:
 
 def chat(paths: Paths, options: Namespace) -> Any:
     from charllm.data.profile import list_profiles
-    from charllm.services.chat import ask
+    from charllm.services.asking import ask
 
     slug = options.profile or next(iter(list_profiles(paths)), "")
     if not slug:
@@ -254,7 +254,8 @@ def models_list(paths: Paths, options: Namespace) -> Any:
 def models_convert(paths: Paths, options: Namespace) -> Any:
     from charllm.core.catalog import EMBEDDED
 
-    return run_kind(paths, "model", {"model": EMBEDDED})
+    model = str(Path(options.model).resolve()) if options.model else EMBEDDED
+    return run_kind(paths, "model", {"model": model})
 
 
 # Runs

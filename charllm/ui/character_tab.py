@@ -211,7 +211,17 @@ def build(page: Page) -> None:
             facts = _table("facts")
             retrieval = retrieval_panel.build(page)
             cards = card_panel.build(page)
-    fields = [name, language, length, greeting, persona, first_person, tone, endings, avoid]
+    fields: list[Any] = [
+        name,
+        language,
+        length,
+        greeting,
+        persona,
+        first_person,
+        tone,
+        endings,
+        avoid,
+    ]
     fields += [prompt_language, ja_plain, ja_rag, en_plain, en_rag]
 
     # --- wiring ---------------------------------------------------------------------------------

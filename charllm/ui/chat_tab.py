@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import gradio as gr
 
@@ -26,15 +26,15 @@ from charllm.core.replying import ReplySettings
 from charllm.core.variants import default_columns, list_variants
 from charllm.data.errors import Language, Text, UserError
 from charllm.data.profile import list_profiles, load_profile
-from charllm.services import jobs, runs
-from charllm.ui.page import Page, banner, progress_bar
+from charllm.services import runs
+from charllm.ui.page import EMBEDDERS, Page, banner, progress_bar
 from charllm.ui.words import language_of, say, t, warn
 
 UPDATES_PER_SECOND = 20
 INTRO = Text(
     "Your question goes to every column at once. Base is the bare model; RAG finds facts of the "
     "character and puts them into the prompt; fine-tuned weights have learnt the voice; merged "
-    "weights blend two of them. Each answer is scored by rules and small classifiers, no key needed.",
+    "weights blend two of them. Rules and small classifiers score each answer; no key is needed.",
     "質問はすべての列に同時に送られます。ベースは素のモデル、RAG は人物の事実を探してプロンプトに"
     "入れたもの、ファインチューンは口調を学んだ重み、マージは二つの重みを混ぜたものです。"
     "答えは規則と小さな分類器で採点され、API キーはいりません。",
@@ -134,7 +134,7 @@ def model_banner(page: Page, request: gr.Request) -> tuple[str, bool]:
         return banner(say(words, request), "bad"), False
     left = f" · {status.seconds_left:.0f} s" if status.seconds_left is not None else ""
     words = Text(
-        "Preparing the embedded model, once. You can already ask: the answer comes when it is ready.",
+        "Preparing the embedded model, once. Ask already: the answer comes when it is ready.",
         "内蔵モデルを準備しています（最初の一度だけ）。先に質問しておくこともできます。",
     )
     step = say(status.progress.message.text, request)
@@ -146,22 +146,10 @@ def latest_conversion(page: Page) -> runs.Run | None:
     return next((run for run in runs.list_runs(page.paths) if run.kind == "model"), None)
 
 
-def start_preparing(page: Page) -> None:
-    """Submit the embedded model's conversion if nobody has, so that the first answer comes soon."""
-    from charllm.core.models import ModelConfig, embedded_available
-
-    if is_ready(page.paths, EMBEDDED) or not embedded_available():
-        return
-    run = latest_conversion(page)
-    if run is None or run.status().ended_:
-        jobs.submit(page.paths, "model", EMBEDDED, ModelConfig(model=EMBEDDED))
-
-
 # --- layout -------------------------------------------------------------------------------------
 
 
 def build(page: Page) -> None:
-    start_preparing(page)
     slug = page.profile.value
     session = gr.BrowserState({}, storage_key="charllm_chat")
     status = gr.HTML("", elem_id="model-banner")
@@ -180,10 +168,10 @@ def build(page: Page) -> None:
             elem_id="columns",
         )
         blind = gr.Checkbox(
-            False, label=t("Blind", "ブラインド"), min_width=110, scale=1, elem_id="blind"
+            False, label=t("Blind", "ブラインド"), min_width=128, scale=0, elem_id="blind"
         )
         score = gr.Checkbox(
-            True, label=t("Live score", "自動採点"), min_width=110, scale=1, elem_id="score"
+            True, label=t("Live score", "自動採点"), min_width=118, scale=0, elem_id="score"
         )
     with gr.Accordion(t("Settings", "設定"), open=False, elem_id="settings"), gr.Row():
         with gr.Column():
@@ -215,8 +203,7 @@ def build(page: Page) -> None:
                 seed = gr.Number(base.seed, precision=0, label=t("Seed", "シード"))
         with gr.Column():
             embedder = gr.Dropdown(
-                [("multilingual-e5-small", "e5"), ("OpenAI", "openai")]
-                + [("sentence-transformers", "sentence-transformers")],
+                EMBEDDERS,
                 value="e5",
                 label=t("Embedder", "埋め込みモデル"),
             )
@@ -276,7 +263,7 @@ def build(page: Page) -> None:
         stop = gr.Button(t("Stop", "停止"), scale=1, min_width=80, elem_id="stop")
         again = gr.Button(t("Regenerate", "再生成"), scale=1, min_width=96, elem_id="regenerate")
         clear = gr.Button(t("New", "新しい会話"), scale=1, min_width=96, elem_id="clear")
-    with gr.Row():
+    with gr.Row(elem_id="chat-foot"):
         export_rows = gr.Button(
             t("Export JSONL", "JSONL で書き出す"), size="sm", elem_id="export-jsonl"
         )
@@ -295,7 +282,7 @@ def build(page: Page) -> None:
     knobs = [preset, temperature, top_p, max_new_tokens, num_beams, penalty, seed, embedder]
     knobs += [top_k, auto_threshold, threshold, prompt_language, history_turns]
     choices = [columns, blind, score, *knobs]
-    shared = {"show_progress": "hidden", "api_visibility": "private"}
+    shared: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 
     def listing(slug: str | None, current: int | None, request: gr.Request) -> Any:
         rows = conversation_choices(page, slug, language_of(request)) if slug else []
@@ -442,7 +429,9 @@ def build(page: Page) -> None:
             page.chat.delete(conversation)
         return [listing(slug, None, request), board_state(page, slug, None)]
 
-    def on_export(kind: str, conversation: int | None, request: gr.Request) -> Any:
+    def on_export(
+        kind: Literal["jsonl", "md"], conversation: int | None, request: gr.Request
+    ) -> Any:
         if conversation is None:
             gr.Info(
                 say(
@@ -468,7 +457,7 @@ def build(page: Page) -> None:
         html, busy = model_banner(page, request)
         return html, gr.Timer(active=busy)
 
-    viewer = {"fn": attach, "inputs": conversation, "outputs": board, **shared}
+    viewer: dict[str, Any] = {"fn": attach, "inputs": conversation, "outputs": board, **shared}
     saved = [page.profile, conversation, columns, blind, score]
     loaded = [page.profile, conversation, columns, blind, score, board, status]
     page.demo.load(on_load, [session, page.profile], loaded, **shared).then(**viewer)
@@ -501,8 +490,8 @@ def build(page: Page) -> None:
         on_delete, [page.profile, conversation], [conversation, board], queue=False, **shared
     ).then(remember, saved, session, **shared)
     fetch = "() => setTimeout(() => document.querySelector('#download-chat').click(), 150)"
-    for control, kind in ((export_rows, "jsonl"), (export_text, "md")):
-        control.click(_exporter(on_export, kind), conversation, download, **shared).then(
+    for button, kind in ((export_rows, "jsonl"), (export_text, "md")):
+        button.click(_exporter(on_export, kind), conversation, download, **shared).then(
             None, js=fetch
         )
     preset.input(

@@ -16,7 +16,8 @@ SWITCHES = (
     '<div class="topbar"><span class="spacer"></span><span class="switch">'
     '<button type="button" data-language="ja" lang="ja">日本語</button>'
     '<button type="button" data-language="en" lang="en">English</button></span>'
-    '<button type="button" class="iconbutton" data-theme-switch title="light / dark">◐</button></div>'
+    '<button type="button" class="iconbutton" data-theme-switch title="light / dark">◐</button>'
+    "</div>"
 )
 
 

@@ -1,4 +1,4 @@
-"""The Models tab: what this machine has, the embedded model's preparation, the catalog, endpoints."""
+"""The Models tab: this machine, the embedded model's preparation, the catalog, endpoints."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 
 from charllm.core.catalog import CATALOG, EMBEDDED, ModelInfo, memory_estimate
-from charllm.core.models import ModelConfig, embedded_available, is_ready
+from charllm.core.models import embedded_available, is_ready
 from charllm.core.variants import Variant, load_endpoints, save_endpoints
 from charllm.data.errors import Text, UserError
 from charllm.services import doctor, jobs
@@ -51,7 +51,7 @@ def machine_html(page: Page, request: gr.Request) -> str:
         for name, value in facts.items()
     )
     missing = "".join(banner(text, "bad") for text in found["missing"])
-    return f'<div class="pane"><dl>{rows}</dl>{missing}</div>'
+    return f'<dl class="stats">{rows}</dl>{missing}'
 
 
 def preparation(page: Page, request: gr.Request) -> tuple[str, bool]:
@@ -221,8 +221,7 @@ def build(page: Page) -> None:
                 ),
                 request,
             )
-        elif not preparation(page, request)[1] and not is_ready(page.paths, EMBEDDED):
-            jobs.submit(page.paths, "model", EMBEDDED, ModelConfig(model=EMBEDDED))
+        jobs.prepare_embedded(page.paths)
         return preparation(page, request)[0]
 
     def add_one(name: str, url: str, model: str, rag: bool, key: str, request: gr.Request) -> Any:

@@ -23,6 +23,13 @@ class Page:
     """The tab that is being built."""
 
 
+EMBEDDERS = [
+    ("multilingual-e5-small", "e5"),
+    ("OpenAI", "openai"),
+    ("sentence-transformers", "sentence-transformers"),
+]
+
+
 def progress_bar(share: float | None) -> str:
     """HTML of a bar for a share in [0, 1]; None moves without end."""
     if share is None:

@@ -19,15 +19,9 @@ from charllm.services import jobs
 from charllm.services.facts import find_facts
 from charllm.services.preview import preview_prompt
 from charllm.services.runs import Run, list_runs
-from charllm.ui.page import Page, banner, progress_bar
+from charllm.ui.page import EMBEDDERS, Page, banner, progress_bar
 from charllm.ui.runs_tab import seconds_text
 from charllm.ui.words import language_of, say, t, warn
-
-EMBEDDERS = [
-    ("multilingual-e5-small", "e5"),
-    ("OpenAI", "openai"),
-    ("sentence-transformers", "sentence-transformers"),
-]
 
 
 @dataclass(frozen=True)

@@ -47,10 +47,14 @@ CSP = "; ".join(
 
 
 class ServerSettings(Config):
-    """Where the dashboard listens. ``host`` other than loopback needs ``CHARLLM_PASSWORD``."""
+    """Where the dashboard listens. ``host`` other than loopback needs ``CHARLLM_PASSWORD``.
+
+    ``prepare``: convert the embedded model in the background if that has not been done.
+    """
 
     host: str = "127.0.0.1"
     port: int = 7860
+    prepare: bool = True
 
 
 def is_loopback(host: str) -> bool:
@@ -200,6 +204,8 @@ def create_app(paths: Paths, settings: ServerSettings) -> App:
     from charllm.ui.dashboard import build
     from charllm.ui.theme import theme
 
+    if settings.prepare:
+        jobs.prepare_embedded(paths)
     jobs.start_scheduler(paths, threading.Event())
     outer = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     outer.mount("/charllm-static", StaticFiles(directory=STATIC), name="charllm-static")

@@ -18,12 +18,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
 
 from charllm.core.decoding_prompts import PromptMemory
+from charllm.core.merging.adapter_layers import READS, Input, Span, Target
 from charllm.core.merging.lora_files import Lora, read_lora
 from charllm.data.errors import UserError
 
@@ -40,9 +41,6 @@ _FIELDS = {
     ("down_proj", "in_features"): "intermediate_size",
 }
 
-# Layers that read the same tensor as their neighbours.
-_READS = {"q_proj": "qkv", "k_proj": "qkv", "v_proj": "qkv", "gate_proj": "mlp", "up_proj": "mlp"}
-
 
 @dataclass(frozen=True)
 class Row:
@@ -50,68 +48,6 @@ class Row:
 
     engine: AdapterModel = field(repr=False)
     weights: tuple[tuple[str, tuple[float, ...]], ...]
-
-
-class _Input:
-    """Linear layers that read the same tensor (q, k, v; gate, up): one multiplication with A.
-
-    ``down`` is all their A transposed, [in, R], R counting every active adapter of every layer.
-    """
-
-    def __init__(self, layer: int) -> None:
-        self.layer = layer
-        self.targets: list[_Target] = []
-        self.down: Tensor | None = None
-        self.group = -1
-        """Index of the batch's scales for these layers; -1 where no active adapter is."""
-        self._read: Tensor | None = None
-        self._inner: Tensor | None = None
-        self._left = 0
-
-    def inner(self, read: Tensor, scales: Tensor, span: _Span) -> Tensor:
-        """``diag(s) A x`` [span, R] of ``read`` [rows, tokens, in], made once for its readers.
-
-        The scales are float32 and multiply in float32 also where the model is bfloat16: a
-        rounded coefficient would act as another one.
-        """
-        if self._read is not read or self._inner is None:
-            assert read.shape[span.axis] == span.total, f"{read.shape} is not the batch of {span}"
-            assert self.down is not None
-            x = read.narrow(span.axis, span.start, span.size)
-            inner = torch.mm(x.reshape(-1, x.shape[-1]).to(self.down.dtype), self.down)
-            inner.view(*x.shape[:-1], -1).mul_(scales)
-            self._read, self._inner, self._left = read, inner, len(self.targets)
-        inner = self._inner
-        self._left -= 1
-        if self._left <= 0:
-            self.forget()
-        return inner
-
-    def forget(self) -> None:
-        self._read = self._inner = None
-
-
-@dataclass
-class _Target:
-    """A linear layer of the base that adapters add to."""
-
-    module: nn.Module
-    source: _Input
-    parts: dict[str, tuple[Tensor, Tensor, float]] = field(default_factory=dict)
-    columns: tuple[int, int] = (0, 0)  # its part of the input's R
-    up: Tensor | None = None  # B transposed, [R, out]
-
-
-class _Span(NamedTuple):
-    """The part of a batch from its first to its last row with adapters: ``size`` from ``start``.
-
-    ``axis`` 0 counts rows, 1 the tokens of a single sequence; the batch has ``total`` of them.
-    """
-
-    axis: int
-    start: int
-    size: int
-    total: int
 
 
 class AdapterModel:
@@ -129,14 +65,14 @@ class AdapterModel:
         self.memory = PromptMemory(remember_tokens) if remember_tokens else None
         self._base_hash = base_hash
         self._modules = dict(model.named_modules())
-        self._targets: dict[str, _Target] = {}
-        self._inputs: dict[str, _Input] = {}
+        self._targets: dict[str, Target] = {}
+        self._inputs: dict[str, Input] = {}
         self._adapters: dict[str, Lora] = {}
         self._active: tuple[str, ...] = ()
         self._groups: list[tuple[tuple[str, int, float], ...]] = []
         self._rows: list[Row | None] = []
         self._scales: list[Tensor] = []
-        self._span = _Span(0, 0, 0, 0)
+        self._span = Span(0, 0, 0, 0)
 
     @property
     def names(self) -> list[str]:
@@ -263,10 +199,10 @@ class AdapterModel:
         place = {"device": module.weight.device, "dtype": self.model.dtype}
         return int(found[1]), down.to(**place), up.to(**place), scale
 
-    def _hook(self, path: str, layer: int) -> _Target:
+    def _hook(self, path: str, layer: int) -> Target:
         parent, _, name = path.rpartition(".")
-        source = self._inputs.setdefault(f"{parent}.{_READS.get(name, name)}", _Input(layer))
-        target = _Target(self._modules[path], source)
+        source = self._inputs.setdefault(f"{parent}.{READS.get(name, name)}", Input(layer))
+        target = Target(self._modules[path], source)
         source.targets.append(target)
 
         def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
@@ -306,12 +242,12 @@ class AdapterModel:
             return
         first, last = used[0], used[-1] + 1
         self._scales = self._batch_scales(rows[first:last])
-        self._span = _Span(0, first, last - first, len(rows))
+        self._span = Span(0, first, last - first, len(rows))
         if lengths is not None:
             start, stop = sum(lengths[:first]), sum(lengths[:last])
             counts = torch.tensor(lengths[first:last], device=self._scales[0].device)
             self._scales = [s.repeat_interleave(counts, 1).transpose(1, 2) for s in self._scales]
-            self._span = _Span(1, start, stop - start, sum(lengths))
+            self._span = Span(1, start, stop - start, sum(lengths))
 
     def _batch_scales(self, rows: Sequence[Row | None]) -> list[Tensor]:
         """For each group of targets, float32 [decoder layers, rows, 1, R]."""

@@ -44,6 +44,29 @@
     if (text !== undefined) node.textContent = text;
     return node;
   }
+  const ICONS = {
+    copy: ["M9 9h10v11H9z", "M5 15V4h10"],
+    again: ["M20 11a8 8 0 1 0-2.3 6", "M20 5v6h-6"],
+    stop: ["M7 7h10v10H7z"],
+    edit: ["M4 20h4L19 9l-4-4L4 16z"],
+    done: ["M5 13l4 4L19 7"],
+  };
+  function icon(name) {
+    const space = "http://www.w3.org/2000/svg";
+    const svg = document.createElementNS(space, "svg");
+    svg.setAttribute("viewBox", "0 0 24 24");
+    for (const d of ICONS[name]) {
+      const path = document.createElementNS(space, "path");
+      path.setAttribute("d", d);
+      svg.append(path);
+    }
+    return svg;
+  }
+  function iconButton(name, title, onClick) {
+    const node = button("tool", "", title, onClick);
+    node.append(icon(name));
+    return node;
+  }
   function button(className, text, title, onClick) {
     const node = el("button", className, text);
     node.type = "button";
@@ -170,13 +193,13 @@
       if (!hidden && column.rag) head.append(el("span", "badge", "RAG"));
       const tools = el("span", "tools");
       const live = column.state === "writing" || column.state === "waiting";
-      if (live) tools.append(button("tool", "■", w("stopColumn"), () => send("stop", { turn: turn.id, column: column.id })));
+      if (live) tools.append(iconButton("stop", w("stopColumn"), () => send("stop", { turn: turn.id, column: column.id })));
       else {
-        tools.append(button("tool", "⧉", w("copy"), (event) => {
+        tools.append(iconButton("copy", w("copy"), (event) => {
           navigator.clipboard.writeText(column.text);
-          event.currentTarget.textContent = "✓";
+          event.currentTarget.replaceChildren(icon("done"));
         }));
-        if (turn.last && !hidden) tools.append(button("tool", "↻", w("regenerate"), () => send("regenerate", { turn: turn.id, column: column.id })));
+        if (turn.last && !hidden) tools.append(iconButton("again", w("regenerate"), () => send("regenerate", { turn: turn.id, column: column.id })));
       }
       head.append(tools);
       const text = el("div", "text");
@@ -195,7 +218,7 @@
       bubble.append(el("span", "who", w("you")), el("span", "said", turn.question));
       node.append(bubble);
       if (turn.done && turn.last) {
-        node.append(button("tool edit", "✎", w("edit"), () => {
+        node.append(iconButton("edit", w("edit"), () => {
           const area = el("textarea", "editarea");
           area.value = turn.question;
           area.rows = 3;
