@@ -43,6 +43,8 @@ def decode(
 ) -> Iterator[Delta | Done]:
     """See ``generation.stream``."""
     started = time.perf_counter()
+    names = [request.column for request in requests]
+    assert len(set(names)) == len(names), f"columns of one call differ in name: {names}"
     module, engine = _unwrap(model, requests)
     limits = [_limit(module, request) for request in requests]
     pairs = zip(requests, limits, strict=True)

@@ -51,7 +51,7 @@ def publish(
     target = paths.checkpoints / config.name
     with new_folder(target) as work:
         save_adapter(trainer.model, work, Path(config.base).name)
-        config.save(work / "train.yaml")
+        config.model_copy(update={"replace": False}).save(work / "train.yaml")
         write_json(work / "card.json", card)
         write_text(work / "README.md", readme(config, card))
         if card["licence"]["notice"]:
