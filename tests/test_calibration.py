@@ -44,6 +44,9 @@ class Table:
             row[FACTS.index(text)] = 1.0
         return rows
 
+    def fact_text(self, fact: str) -> str:
+        return fact
+
     def embed_queries(self, texts: Sequence[str]) -> np.ndarray:
         rows = np.array([[float(x) for x in text.split()] for text in texts], dtype=np.float32)
         rest = np.sqrt(1.0 - (rows**2).sum(axis=1, keepdims=True))
@@ -194,12 +197,12 @@ def test_a_run_on_real_questions_and_the_real_embedder(paths: Paths) -> None:
     assert Path(result["path"]).is_file()
 
 
-@pytest.mark.parametrize(("slug", "least"), [("ayane", 0.90), ("magnus", 0.80)])
-def test_the_shipped_questions_find_their_facts(paths: Paths, slug: str, least: float) -> None:
+@pytest.mark.parametrize("slug", ["ayane", "magnus"])
+def test_the_shipped_questions_find_their_facts(paths: Paths, slug: str) -> None:
     if not (paths.queries / f"{slug}.jsonl").is_file():
         pytest.skip(f"datasets/queries/{slug}.jsonl is not here")
     result = run_calibrate(CalibrateConfig(profile=slug), Silent(), paths.runs, paths)
     for split, figures in result["by_split"].items():
-        assert figures["hit_at_3"] >= least, (split, figures, result["missed"])
+        assert figures["hit_at_3"] >= 0.90, (split, figures, result["missed"])
     built_in = get_embedder(EmbedderConfig()).default_threshold
-    assert abs(result["threshold"] - built_in) <= 0.03, "the built-in threshold no longer fits"
+    assert abs(result["threshold"] - built_in) <= 0.02, "the built-in threshold no longer fits"

@@ -125,3 +125,10 @@ def test_a_folder_without_a_model_is_told(fresh: None, minilm: Path, tmp_path: P
 def test_rows_that_are_no_vectors_are_refused(rows: object) -> None:
     with pytest.raises(UserError, match="cannot be used"):
         unit_rows(rows, "some server")
+
+
+def test_e5_marks_facts_as_answers_in_their_language() -> None:
+    embedder = get_embedder(EmbedderConfig())
+    assert embedder.fact_text("年齢は18歳。") == "質問と答え：年齢は18歳。"
+    assert embedder.fact_text("He is 67.") == "Question and answer: He is 67."
+    assert get_embedder(EmbedderConfig(kind="openai")).fact_text("年齢は18歳。") == "年齢は18歳。"

@@ -49,6 +49,9 @@ class Vectors:
         self.embedded += texts
         return self.embed_queries(texts)
 
+    def fact_text(self, fact: str) -> str:
+        return fact
+
     def _vector(self, text: str) -> np.ndarray:
         # Like real embeddings, all lie on one side: the hard case for an approximate search.
         return np.random.default_rng(list(text.encode())).normal(2.0, 1.0, self.dimension)
@@ -98,7 +101,8 @@ def test_the_embedded_embedder_finds_the_fact_and_marks_what_is_over_the_thresho
     assert hits[0].fact == "好きな季節は秋。" and hits[0].used
     assert [h.similarity for h in hits] == sorted((h.similarity for h in hits), reverse=True)
     question = embedder.embed_queries(["好きな季節はいつですか？"])[0]
-    exact = float(embedder.embed_facts([hits[0].fact])[0] @ question)
+    fact = embedder.embed_facts([embedder.fact_text(hits[0].fact)])[0]
+    exact = float(fact @ question)
     assert hits[0].similarity == pytest.approx(exact, abs=1e-5)
     assert not any(hit.used for hit in index.retrieve("好きな季節は？", k=3, threshold=0.999))
 
@@ -378,3 +382,17 @@ def test_the_index_follows_a_saved_profile(paths: Paths) -> None:
     save_profile(paths, profile.model_copy(update={"facts": (*profile.facts, "趣味は囲碁。")}))
     result = run_index(IndexConfig(profile="ayane"), Silent(), paths.runs, paths)
     assert result["embedded"] == 1
+
+
+def test_another_way_to_embed_the_same_facts_makes_the_index_stale(place: Paths) -> None:
+    class Framed(Vectors):
+        def fact_text(self, fact: str) -> str:
+            return f"fact: {fact}"
+
+    open_index(place, character(*FACTS), Vectors()).build(Silent())
+    framed = Framed()
+    index = open_index(place, character(*FACTS), framed)
+    assert index.state().kind == "stale"
+    index.build(Silent())
+    assert framed.embedded == [f"fact: {fact}" for fact in FACTS]
+    assert {hit.fact for hit in index.retrieve("q", k=9)} == set(FACTS), "shown as written"

@@ -326,6 +326,10 @@ def test_a_stopped_run_refuses_other_inputs(home: Paths, train: Train) -> None:
         train(Listener(stop_at=4))
     with pytest.raises(UserError, match="changed since this run was stopped"):
         train(Listener(), learning_rate=0.002)
+    profile = Profile(slug="hana", name="花", facts=FACTS, persona="別の人。")
+    save_profile(home, profile)
+    with pytest.raises(UserError, match="changed since this run was stopped"):
+        train(Listener())
 
 
 def test_the_best_epoch_is_kept(home: Paths, train: Train) -> None:

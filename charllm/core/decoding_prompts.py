@@ -21,8 +21,24 @@ from charllm.data.errors import UserError
 # Tokens of one pass: the mask is quadratic in it, and prompts that are kept apart waste attention.
 _PASS_TOKENS = {"cpu": 1024, "cuda": 4096}
 
-Layers = list[tuple[Tensor, Tensor]]
-"""Keys and values of each layer, [heads, tokens, dim]."""
+States = list[tuple[Tensor, Tensor]]
+"""Each layer's keys and values, [prompts, heads, tokens, dim], padded on the left."""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """One prompt's keys and values within those of the call that encoded it."""
+
+    states: States
+    row: int
+    length: int
+
+    def beginning(self, layer: int, tokens: int) -> tuple[Tensor, Tensor]:
+        """Keys and values [1, heads, tokens, dim] of the first ``tokens`` tokens."""
+        keys, values = self.states[layer]
+        first = keys.shape[2] - self.length
+        part = slice(first, first + tokens)
+        return keys[self.row : self.row + 1, :, part], values[self.row : self.row + 1, :, part]
 
 
 class PromptMemory:
@@ -33,21 +49,21 @@ class PromptMemory:
 
     def __init__(self, tokens: int) -> None:
         self._limit = tokens
-        self._entries: OrderedDict[tuple[str, tuple[int, ...]], Layers] = OrderedDict()
+        self._entries: OrderedDict[tuple[str, tuple[int, ...]], Kept] = OrderedDict()
 
-    def find(self, weights: str, ids: tuple[int, ...]) -> tuple[Layers | None, int]:
+    def find(self, weights: str, ids: tuple[int, ...]) -> tuple[Kept | None, int]:
         """The entry with the longest common beginning, and its length (never all of ``ids``)."""
-        best: tuple[Layers | None, int] = None, 0
-        for (name, known), layers in self._entries.items():
+        best: tuple[Kept | None, int] = None, 0
+        for (name, known), kept in self._entries.items():
             common = 0
             if name == weights:
                 common = _common(known, ids[:-1])
             if common > best[1]:
-                best = layers, common
+                best = kept, common
         return best
 
-    def add(self, weights: str, ids: tuple[int, ...], layers: Layers) -> None:
-        self._entries[weights, ids] = layers
+    def add(self, weights: str, ids: tuple[int, ...], kept: Kept) -> None:
+        self._entries[weights, ids] = kept
         self._entries.move_to_end((weights, ids))
         while sum(len(known) for _, known in self._entries) > self._limit:
             self._entries.popitem(last=False)
@@ -72,7 +88,7 @@ class Prompt:
 
     ids: tuple[int, ...]
     row: Any
-    known: Layers | None = None
+    known: Kept | None = None
     start: int = 0
     donor: int = -1
 
@@ -88,14 +104,10 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Encoded:
-    """Prompts ready to be continued.
-
-    ``scores`` [prompts, vocabulary] are the logits after each; ``states`` are each layer's keys
-    and values [prompts, heads, tokens, dim], padded on the left to the longest prompt.
-    """
+    """Prompts ready to be continued; ``scores`` [prompts, vocabulary] are the logits after each."""
 
     scores: Tensor
-    states: list[tuple[Tensor, Tensor]]
+    states: States
 
 
 def encode(model: Any, engine: Any, prompts: Sequence[tuple[tuple[int, ...], Any]]) -> Encoded:
@@ -115,8 +127,7 @@ def encode(model: Any, engine: Any, prompts: Sequence[tuple[tuple[int, ...], Any
     states = [(_joined([k for k, _ in layer]), _joined([v for _, v in layer])) for layer in layers]
     if memory:
         for at, (job, name) in enumerate(zip(jobs, names, strict=True)):
-            tail = slice(longest - len(job.ids), None)
-            memory.add(name, job.ids, [(k[at, :, tail], v[at, :, tail]) for k, v in states])
+            memory.add(name, job.ids, Kept(states, at, len(job.ids)))
     return Encoded(_joined([one.scores for one in passes]), states)
 
 
@@ -171,9 +182,9 @@ def _one_pass(model: Any, engine: Any, jobs: Sequence[Prompt], longest: int) -> 
     cache = DynamicCache()  # plain layers: what a window drops, a later prompt may begin with
     known = [(job.known, job.start) for job in jobs if job.known]
     for index in range(len(windows) if known else 0):
-        keys = [layers[index][0][:, :start] for layers, start in known]
-        values = [layers[index][1][:, :start] for layers, start in known]
-        cache.update(torch.cat(keys, 1)[None], torch.cat(values, 1)[None], index)
+        pairs = [kept.beginning(index, start) for kept, start in known]
+        keys, values = torch.cat([k for k, _ in pairs], 2), torch.cat([v for _, v in pairs], 2)
+        cache.update(keys, values, index)
     if engine is not None:
         engine.select([job.row for job in jobs], [job.new for job in jobs])
     ids = [token for job in jobs for token in job.ids[job.start :]]

@@ -99,7 +99,7 @@ class Database:
         assert self._client
         self._client.create_collection(
             name,
-            configuration={"hnsw": HNSW},  # type: ignore[typeddict-item]
+            configuration={"hnsw": HNSW},  # type: ignore[arg-type]
             embedding_function=None,
             metadata=metadata,
         )

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from charllm.core.retrieval import Hit
 
 MAX_QUESTION = 4000
+REMEMBERED = 4096
+"""Prompt tokens whose encoding is kept from one question to the next (a chat's system prompt)."""
 
 
 class ReplySettings(Config):
@@ -85,8 +87,10 @@ class Resident:
         folder = model_folder(paths, model)
         self.tokenizer = load_tokenizer(folder)
         self.model = load_model(folder, quantization=quantization)
-        self.adapters: AdapterModel = AdapterModel(self.model)
         self.base_hash = weights_hash(folder)
+        self.adapters: AdapterModel = AdapterModel(
+            self.model, base_hash=self.base_hash, remember_tokens=REMEMBERED
+        )
 
     def row(self, variant: Variant) -> Any:
         """The batch row that makes this variant's weights; None is the plain base."""

@@ -36,7 +36,10 @@ BATCH = 32
 
 @dataclass(frozen=True)
 class Hit:
-    """A fact with its cosine similarity to the question; ``used`` = at or over the threshold."""
+    """A fact with its cosine similarity to the question, as the embedder sees the two.
+
+    ``used`` = at or over the threshold.
+    """
 
     fact: str
     similarity: float
@@ -98,7 +101,8 @@ class Index:
         self.paths = paths
         self.profile = profile
         self.embedder = embedder
-        self._facts = {_fact_id(fact): fact for fact in profile.facts}
+        self._texts = {_id(text): text for text in map(embedder.fact_text, profile.facts)}
+        self._facts = dict(zip(self._texts, profile.facts, strict=True))
         self._base = f"{profile.slug}.{embedder_key(embedder)}"
         self._working = f"building.{self._base}"
 
@@ -256,7 +260,7 @@ class Index:
                 raise Stopped
             reporter.progress(len(known) + start, len(self._facts), message)
             ids = new[start : start + BATCH]
-            vectors = self.embedder.embed_facts([self._facts[i] for i in ids])
+            vectors = self.embedder.embed_facts([self._texts[i] for i in ids])
             if any(len(vector) != vectors.shape[1] for vector in known.values()):
                 # Another model answers under the old name: its vectors do not compare.
                 return self._fill(name, {}, reporter)
@@ -294,5 +298,6 @@ class Index:
         )
 
 
-def _fact_id(fact: str) -> str:
-    return sha256(fact.encode())[:32]
+def _id(text: str) -> str:
+    """Names a vector by what was embedded: the same text never needs to be embedded again."""
+    return sha256(text.encode())[:32]

@@ -282,7 +282,7 @@ def _resume_from(config: TrainConfig, material: Material, folder: Path) -> Path 
     manifest = folder / "trainer" / "manifest.json"
     inputs = {
         "config": config.model_dump(mode="json", exclude={"threads", "replace"}),
-        "data": material.hash,
+        "rows": material.rows_hash,
         "base": material.base_hash,
     }
     checkpoint = newest_checkpoint(folder / "trainer")

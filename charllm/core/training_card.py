@@ -111,6 +111,7 @@ def make_card(
         "data_hash": material.hash,
         "profile": config.profile,
         "dataset": config.dataset,
+        "half": config.half,
         "template": material.template.name,
         "dialogues": len(material.dialogues),
         "held_out": len(material.held_out),

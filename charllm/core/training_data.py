@@ -6,6 +6,7 @@ repetition, see the same prompts. It does not know how a model is trained.
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from pydantic import Field
 from charllm.data.config import Config, Paths
 from charllm.data.dialogue import Dialogue, data_hash, dataset_path, load_dialogues
 from charllm.data.errors import Language, UserError
+from charllm.data.files import sha256
 from charllm.data.profile import Profile, load_profile
 from charllm.data.prompts import (
     Template,
@@ -197,7 +199,13 @@ class Material:
 
     @property
     def hash(self) -> str:
+        """Names the dialogues, trained on and held out."""
         return data_hash([*self.dialogues, *self.held_out])
+
+    @property
+    def rows_hash(self) -> str:
+        """Names what the model sees: dialogues, facts and system prompt, as tokens."""
+        return sha256(json.dumps([self.rows, self.held_out_rows]).encode())
 
 
 def prepare(config: TrainConfig, paths: Paths) -> Material:

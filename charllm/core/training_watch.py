@@ -81,7 +81,7 @@ class Watch(TrainerCallback):
         """``{epoch, loss, eval_loss}``; epoch 0 is the base. Losses are per learnt token."""
         before = self.folder / "before.json"
         first = read_json(before) if before.is_file() else None
-        rows: list[dict[str, float | None]] = [{"epoch": 0.0, "loss": None, "eval_loss": first}]
+        rows = [_epoch(0.0, [], first)]
         seen: list[float] = []
         for entry in trainer.state.log_history:
             if "loss" in entry:

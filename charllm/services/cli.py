@@ -12,7 +12,7 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, NoReturn
 
@@ -116,6 +116,15 @@ VERBS: tuple[Verb, ...] = (
             arg("--reply", required=True),
         ),
         verbs.labels,
+    ),
+    Verb(
+        "judge",
+        Text("score replies: gate, style, relevance", "返答を採点する（ゲート・口調・関連度）"),
+        (
+            arg("file", metavar="FILE", help="JSONL rows: id, query, reply"),
+            arg("--profile", required=True, metavar="SLUG"),
+        ),
+        verbs.judge,
     ),
     Verb(
         "train",
@@ -248,6 +257,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         _print(value, options.json)
         sys.stdout.flush()
+    except UserError as error:  # a wrong row, found while rows are printed
+        return _complain(error)
     except BrokenPipeError:  # the reader (`| head`) has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return status
@@ -261,6 +272,10 @@ def _complain(error: UserError) -> int:
 
 def _print(value: Any, as_json: bool) -> None:
     if value is None:
+        return
+    if isinstance(value, Iterator):  # rows as they come: one JSON value a line
+        for row in value:
+            _print(row if as_json else [row], as_json)
         return
     if as_json:
         print(json.dumps(value, ensure_ascii=False))

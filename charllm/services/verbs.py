@@ -7,6 +7,7 @@ A verb imports what it needs when it is called. How values are printed and how m
 from __future__ import annotations
 
 from argparse import Namespace
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -183,16 +184,19 @@ def _embedder(options: Namespace) -> dict[str, str]:
 
 def labels(paths: Paths, options: Namespace) -> Any:
     from charllm.core.models import load_tokenizer
-    from charllm.data.dialogue import Message
-    from charllm.data.prompts import get_template, labelled_row
+    from charllm.data.prompts import get_template, labels_of
 
     template = get_template(options.template)
-    messages = [Message(role="user", content=options.user)]
-    if options.system:
-        messages.insert(0, Message(role="system", content=options.system))
     tokenizer = load_tokenizer(Path(options.tokenizer))
-    row = labelled_row(template, tokenizer, messages, options.reply)
-    return {"input_ids": list(row.input_ids), "labels": list(row.labels)}
+    return labels_of(template, tokenizer, options.system, options.user, options.reply)
+
+
+def judge(paths: Paths, options: Namespace) -> Iterator[dict[str, Any]]:
+    from charllm.core.judging.score import judge_rows
+    from charllm.data.files import json_lines
+
+    rows = [row for _, row in json_lines(Path(options.file))]
+    return judge_rows(paths, options.profile, rows)
 
 
 def train(paths: Paths, options: Namespace) -> Any:

@@ -11,10 +11,10 @@ from typing import Any
 import gradio as gr
 
 from charllm.data.errors import EditConflict, Text, UserError
-from charllm.data.profile import Profile, list_profiles, load_profile, revision, save_profile
+from charllm.data.profile import Profile, load_profile, revision, save_profile
 from charllm.services import editing
 from charllm.ui import card_panel, retrieval_panel
-from charllm.ui.page import Page, banner
+from charllm.ui.page import Page, banner, profile_choices
 from charllm.ui.words import language_of, say, t, warn
 
 FACT_COLUMNS = [
@@ -294,8 +294,9 @@ def build(page: Page) -> None:
         return handler
 
     def profile_list(chosen: str | None) -> Any:
-        known = list_profiles(page.paths)
-        return gr.Dropdown(known, value=chosen if chosen in known else next(iter(known), None))
+        rows = profile_choices(page.paths)
+        known = [slug for _, slug in rows]
+        return gr.Dropdown(rows, value=chosen if chosen in known else next(iter(known), None))
 
     def on_create(name_: str, request: gr.Request) -> Any:
         try:

@@ -26,8 +26,9 @@ from charllm.core.replying import ReplySettings
 from charllm.core.variants import default_columns, list_variants
 from charllm.data.errors import Language, Text, UserError
 from charllm.data.profile import list_profiles, load_profile
+from charllm.data.queries import load_queries
 from charllm.services import runs
-from charllm.ui.page import EMBEDDERS, Page, banner, progress_bar
+from charllm.ui.page import EMBEDDERS, Page, banner, profile_choices, progress_bar
 from charllm.ui.words import language_of, say, t, warn
 
 UPDATES_PER_SECOND = 20
@@ -58,16 +59,27 @@ def conversation_choices(page: Page, slug: str, language: Language) -> list[tupl
 def board_state(page: Page, slug: str | None, conversation: int | None) -> dict[str, Any]:
     """What the board draws: the turns, or an invitation where there are none yet."""
     turns = page.chat.view(conversation) if conversation else []
-    suggestions: list[str] = []
-    if slug and not turns:
-        profile = load_profile(page.paths, slug)
-        suggestions = [example.user for example in profile.examples[:3]]
+    suggestions = suggested(page, slug) if slug and not turns else []
     return {
         "conversation": conversation or 0,
         "intro": INTRO.as_json(),
         "suggestions": suggestions,
         "turns": turns,
     }
+
+
+def suggested(page: Page, slug: str) -> list[str]:
+    """Three questions to begin with: the name, another fact, and an open one."""
+    path = page.paths.queries / f"{slug}.jsonl"
+    queries = load_queries(path, "search") if path.is_file() else []
+    kinds = (
+        [q.text for q in queries if "name" in q.tags and q.gold],
+        [q.text for q in queries if q.gold and not {"name", "age"} & set(q.tags)],
+        [q.text for q in queries if not q.gold and "trap" not in q.tags],
+    )
+    found = [texts[0] for texts in kinds if texts]
+    examples = load_profile(page.paths, slug).examples
+    return (found + [example.user for example in examples])[:3]
 
 
 def settings_from(
@@ -314,7 +326,7 @@ def build(page: Page) -> None:
         rows = {row.id for row in page.chat.conversations(slug)}
         current = saved.get("conversation") if saved.get("conversation") in rows else None
         return [
-            gr.Dropdown(known, value=slug),
+            gr.Dropdown(profile_choices(page.paths), value=slug),
             listing(slug, current, request),
             gr.Dropdown(
                 variant_choices(page, slug, language_of(request)),

@@ -5,10 +5,9 @@ from __future__ import annotations
 import gradio as gr
 
 from charllm.data.config import Paths
-from charllm.data.profile import list_profiles
 from charllm.services.chat import ChatService
 from charllm.ui import character_tab, chat_tab, models_tab, runs_tab
-from charllm.ui.page import Page
+from charllm.ui.page import Page, profile_choices
 from charllm.ui.words import t
 
 BRAND = '<span class="brand">char<i>llm</i></span>'
@@ -37,10 +36,10 @@ def build(paths: Paths) -> gr.Blocks:
     ) as demo:
         with gr.Row(elem_id="topbar", equal_height=True):
             gr.HTML(BRAND, min_width=110, scale=1)
-            profiles = list_profiles(paths)
+            profiles = profile_choices(paths)
             profile = gr.Dropdown(
                 profiles,
-                value=profiles[0] if profiles else None,
+                value=profiles[0][1] if profiles else None,
                 show_label=False,
                 container=False,
                 scale=0,

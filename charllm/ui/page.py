@@ -8,6 +8,8 @@ from html import escape
 import gradio as gr
 
 from charllm.data.config import Paths
+from charllm.data.errors import UserError
+from charllm.data.profile import list_profiles, load_profile
 from charllm.services.chat import ChatService
 
 
@@ -28,6 +30,18 @@ EMBEDDERS = [
     ("OpenAI", "openai"),
     ("sentence-transformers", "sentence-transformers"),
 ]
+
+
+def profile_choices(paths: Paths) -> list[tuple[str, str]]:
+    """``(name (slug), slug)`` of every profile; one that cannot be read is named by its slug."""
+    choices = []
+    for slug in list_profiles(paths):
+        try:
+            name = load_profile(paths, slug).name
+        except UserError:  # it stays in the list, so that its tab can say what is wrong with it
+            name = slug
+        choices.append((name if name == slug else f"{name} ({slug})", slug))
+    return choices
 
 
 def progress_bar(share: float | None) -> str:

@@ -199,6 +199,7 @@ def build(page: Page) -> RetrievalPanel:
     with gr.Accordion(t("The prompt", "プロンプト"), open=False):
         prompt = gr.HTML("", elem_id="playground-prompt")
     with gr.Accordion(t("Calibration", "較正の結果"), open=False):
+        again = gr.Button(t("Show the latest", "最新の結果を表示"), size="sm")
         figures = gr.Markdown("", elem_id="calibration")
         plot = gr.Plot(show_label=False)
     ticker = gr.Timer(1.0)
@@ -273,6 +274,5 @@ def build(page: Page) -> RetrievalPanel:
     calibrate.click(start("calibrate"), chosen, state, **shared)
     for trigger in (look.click, question.submit):
         trigger(search, [question, *chosen], [hits, prompt], show_progress="minimal")
-    plot_button = gr.Button(t("Show the latest calibration", "最新の較正結果を表示"), size="sm")
-    plot_button.click(show_calibration, chosen, [figures, plot], **shared)
+    again.click(show_calibration, chosen, [figures, plot], **shared)
     return RetrievalPanel(refresh, [state])

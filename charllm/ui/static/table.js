@@ -46,7 +46,7 @@
       return node;
     }
     function drawRow(row, index) {
-      const node = el("div", "row");
+      const node = el("div", "editrow");
       node.dataset.row = index;
       const handle = el("span", "handle", String(index + 1));
       handle.title = w("drag");
