@@ -97,8 +97,9 @@ class Server:
 
 
 @pytest.fixture
-def server() -> Iterator[Server]:
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     made = Server()
+    monkeypatch.setenv("OPENAI_BASE_URL", made.url)
     yield made
     made.close()
 
@@ -305,7 +306,7 @@ def test_wrong_vectors_are_refused(server: Server) -> None:
         embedder.embed_queries(["x"])
 
 
-def test_keys_of_the_session_and_of_none(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_key_goes_to_its_own_server_only(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     server.answer = vectors
     set_session_key("session-key-for-this-server", server.url)
     try:
@@ -315,9 +316,10 @@ def test_keys_of_the_session_and_of_none(server: Server, monkeypatch: pytest.Mon
         set_session_key("", server.url)
     embed(["x"], "m", server.url)
     sent = [headers["authorization"] for _, headers, _ in server.requests]
-    assert sent == ["Bearer session-key-for-this-server", f"Bearer {KEY}", f"Bearer {KEY}"]
+    assert sent == ["Bearer session-key-for-this-server", "Bearer none", f"Bearer {KEY}"]
 
     monkeypatch.delenv("OPENAI_API_KEY")
+    monkeypatch.delenv("OPENAI_BASE_URL")
     assert not has_key()
     assert len(embed(["x"], "m", server.url)) == 1, "a local server needs no key"
     with pytest.raises(UserError, match="OPENAI_API_KEY") as caught:

@@ -260,8 +260,11 @@ def _checked_key(key: str) -> str:
 
 
 def _find_key(url: str) -> str:
+    """The server's own key; ``OPENAI_API_KEY`` goes to OpenAI and ``OPENAI_BASE_URL`` only."""
     session = os.environ.get(_session_variable(url), "")
-    return session or _checked_key(os.environ.get("OPENAI_API_KEY", ""))
+    if session or url not in ("", resolve_base_url("")):
+        return session
+    return _checked_key(os.environ.get("OPENAI_API_KEY", ""))
 
 
 def _session_variable(url: str) -> str:

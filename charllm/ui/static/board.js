@@ -190,7 +190,6 @@
       node.dataset.state = column.state;
       const head = el("div", "cardhead");
       head.append(el("span", "name", hidden ? column.id : pick(column.label)));
-      if (!hidden && column.rag) head.append(el("span", "badge", "RAG"));
       const tools = el("span", "tools");
       const live = column.state === "writing" || column.state === "waiting";
       if (live) tools.append(iconButton("stop", w("stopColumn"), () => send("stop", { turn: turn.id, column: column.id })));
@@ -205,7 +204,7 @@
       const text = el("div", "text");
       text.lang = turn.language;
       if (column.state === "failed") { text.classList.add("error"); text.textContent = pick(column.error); }
-      else text.textContent = column.text || (live ? w("thinking") : "");
+      else text.textContent = column.text.trimStart() || (live ? w("thinking") : "");
       if (column.state === "writing") text.append(el("span", "caret"));
       const parts = [head, text, chips(column, hidden)];
       if (!live && !hidden && column.state !== "failed") parts.push(details(turn, column));
