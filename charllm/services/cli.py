@@ -140,6 +140,8 @@ VERBS: tuple[Verb, ...] = (
             arg("--out", required=True, metavar="DIR"),
             arg("--engine", default="resident", choices=("resident", "mergekit")),
             arg("--form", default="model", choices=("model", "adapter", "recipe")),
+            arg("--label-en", default="", help="what the page calls it, in English"),
+            arg("--label-ja", default="", help="what the page calls it, in Japanese"),
         ),
         verbs.merge,
     ),

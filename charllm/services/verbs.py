@@ -209,8 +209,15 @@ def train(paths: Paths, options: Namespace) -> Any:
 def merge(paths: Paths, options: Namespace) -> Any:
     out = Path(options.out).resolve()
     recipe = _recipe(paths, options.recipe)
-    config = {"recipe": str(recipe), "out": str(out), "engine": options.engine}
-    outcome = run_kind(paths, "merge", {**config, "form": options.form}, name=out.name)
+    config = {
+        "recipe": str(recipe),
+        "out": str(out),
+        "engine": options.engine,
+        "form": options.form,
+        "label_en": options.label_en,
+        "label_ja": options.label_ja,
+    }
+    outcome = run_kind(paths, "merge", config, name=out.name)
     if isinstance(outcome, Ended):
         return outcome
     result = outcome["result"] or {}
