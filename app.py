@@ -3,10 +3,9 @@
 import argparse
 import sys
 
-from charllm.services.doctor import preflight
-
 from charllm.data.config import Paths
 from charllm.data.errors import UserError, current_language
+from charllm.services.doctor import preflight
 from charllm.ui.server import ServerSettings, create_app
 
 

@@ -322,7 +322,9 @@ def test_style_tells_own_lines_apart(real: tuple[Profile, Pairs]) -> None:
     auc = cross_validated_auc(lines, groups, profile, folds=10 if few else 5)
     print(profile.slug, len(lines), auc)
     assert auc["prompts"] >= (0.85 if few else 0.97), auc
-    assert auc["twins"] >= (0.8 if few else 0.93), auc
+    # English marks (aye, mind, lad) are single words: taking them out leaves closer twins.
+    twins = 0.93 if profile.language == "ja" else 0.9
+    assert auc["twins"] >= (0.8 if few else twins), auc
     assert auc.get("others", 1.0) >= 0.97, auc
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
@@ -23,8 +24,8 @@ from charllm.data.profile import Profile
 from charllm.data.prompts import build_messages, end_ids, get_template, prompt_ids, prompt_text
 
 if TYPE_CHECKING:
-    from charllm.core.models import Quantization
     from charllm.core.merging.adapters import AdapterModel
+    from charllm.core.models import Quantization
     from charllm.core.retrieval import Hit
 
 MAX_QUESTION = 4000
@@ -59,7 +60,7 @@ class Prepared:
 
 def check_question(text: str) -> str:
     """The question without surrounding space; ``UserError`` if empty or longer than 4,000."""
-    text = text.strip()
+    text = text.encode("utf-8", "replace").decode().strip()  # halves of characters become "?"
     if not text:
         raise UserError("Write a question first.", "質問を入力してください。")
     if len(text) > MAX_QUESTION:
@@ -88,6 +89,7 @@ class Resident:
         self.tokenizer = load_tokenizer(folder)
         self.model = load_model(folder, quantization=quantization)
         self.base_hash = weights_hash(folder)
+        self._files: dict[str, tuple[int, int, int]] = {}
         self.adapters: AdapterModel = AdapterModel(
             self.model, base_hash=self.base_hash, remember_tokens=REMEMBERED
         )
@@ -98,9 +100,19 @@ class Resident:
             return None
         checkpoint = load_checkpoint(self.paths, variant.checkpoint)
         for name in checkpoint.weights:
-            if name not in self.adapters:
-                self.adapters.load(name, load_checkpoint(self.paths, name).folder)
+            self._load(name, load_checkpoint(self.paths, name).folder)
         return self.adapters.row(checkpoint.weights)
+
+    def _load(self, name: str, folder: Path) -> None:
+        """Load an adapter, again if its file is another than before (it was trained anew)."""
+        file = folder / "adapter_model.safetensors"
+        if file.is_file():
+            known = file.stat()
+            mark = (known.st_ino, known.st_mtime_ns, known.st_size)
+            if name in self.adapters and self._files.get(name) == mark:
+                return
+            self._files[name] = mark
+        self.adapters.load(name, folder)
 
     def fingerprint(self, variant: Variant, row: Any) -> str:
         """Names what answers: base and checkpoint with the first digits of their hashes."""

@@ -197,13 +197,13 @@ def make_trainer(
     config: TrainConfig, material: Material, reporter: Reporter, folder: Path, paths: Paths
 ) -> tuple[Any, Any]:
     """trl's trainer over the token rows as they are, and the watch that reports and stops."""
+    from datasets import Dataset  # type: ignore[attr-defined]  # our folder of that name hides it
     from peft import LoraConfig
     from transformers import PrinterCallback, set_seed
     from trl import SFTTrainer
 
     from charllm.core.models import load_model, model_folder
     from charllm.core.training_watch import Watch
-    from datasets import Dataset  # type: ignore[attr-defined]  # our folder of that name hides it
 
     set_seed(config.seed)
     model = load_model(model_folder(paths, config.base), quantization=config.quantization)

@@ -42,7 +42,7 @@ def sample_replies(model: Any, material: Material) -> list[dict[str, Any]]:
         {
             "question": item.text,
             "facts": list(item.facts),
-            "reply": reply.text,
+            "reply": reply.text.strip(),
             "stopped": reply.reason in ("end", "stop_string"),
             "reason": reply.reason,
         }

@@ -55,22 +55,14 @@ class Checkpoint:
 def load_checkpoint(paths: Paths, name: str) -> Checkpoint:
     """The checkpoint; ``UserError`` where its folder or a file of it is missing."""
     folder = paths.checkpoints / name
-    if not name or Path(name).name != name or not (folder / "card.json").is_file():
+    if name not in list_checkpoints(paths):
         known = ", ".join(list_checkpoints(paths)) or "-"
         raise UserError(
             f"There is no checkpoint {name!r} in {paths.checkpoints}. Known: {known}.",
             f"チェックポイント「{name}」が {paths.checkpoints} にありません。あるもの: {known}。",
         )
-    card = read_json(folder / "card.json")
-    label = card.get("label") or {}
-    common = {
-        "name": name,
-        "folder": folder,
-        "model": card.get("base", EMBEDDED),
-        "profile": card.get("profile", ""),
-        "label": Text(label.get("en", name), label.get("ja", name)),
-        "card": card,
-    }
+    card, common = _read_card(folder)
+    common |= {"name": name, "folder": folder, "card": card}
     if (folder / "recipe.yaml").is_file():
         from charllm.core.merging.recipe import adapter_weights
 
@@ -96,10 +88,31 @@ def checkpoint_kind(paths: Paths, variant: Variant) -> str:
 
 
 def list_checkpoints(paths: Paths) -> list[str]:
-    """Names of the folders in ``checkpoints/`` that hold a card, sorted."""
+    """Names of the folders in ``checkpoints/`` that hold a card, sorted.
+
+    A hidden folder is one that is just being published.
+    """
     if not paths.checkpoints.is_dir():
         return []
-    return sorted(f.name for f in paths.checkpoints.iterdir() if (f / "card.json").is_file())
+    folders = (f for f in paths.checkpoints.iterdir() if not f.name.startswith("."))
+    return sorted(f.name for f in folders if (f / "card.json").is_file())
+
+
+def _read_card(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """``card.json`` as it is, and what it says of model, profile and label."""
+    card = read_json(folder / "card.json")
+    label = card.get("label") or folder.name if isinstance(card, dict) else None
+    if isinstance(label, str):
+        label = {"en": label, "ja": label}
+    if not isinstance(card, dict) or not isinstance(label, dict):
+        raise UserError(
+            f"{folder / 'card.json'} is no checkpoint's card. Publish the checkpoint again.",
+            f"{folder / 'card.json'} はチェックポイントのカードではありません。"
+            "チェックポイントを作り直してください。",
+        )
+    text = Text(str(label.get("en", folder.name)), str(label.get("ja", folder.name)))
+    model, profile = str(card.get("base", EMBEDDED)), str(card.get("profile", ""))
+    return card, {"model": model, "profile": profile, "label": text}
 
 
 def endpoints_file(paths: Paths) -> Path:
@@ -111,7 +124,13 @@ def load_endpoints(paths: Paths) -> list[Variant]:
     path = endpoints_file(paths)
     if not path.is_file():
         return []
-    return [Variant.from_data(row, str(path)) for row in read_json(path)]
+    rows = read_json(path)
+    if not isinstance(rows, list):
+        raise UserError(
+            f"{path} is no list of endpoints. Delete it and add them again.",
+            f"{path} がエンドポイントの一覧ではありません。削除して登録し直してください。",
+        )
+    return [Variant.from_data(row, str(path)) for row in rows]
 
 
 def save_endpoints(paths: Paths, endpoints: list[Variant]) -> None:
@@ -119,28 +138,40 @@ def save_endpoints(paths: Paths, endpoints: list[Variant]) -> None:
 
 
 def list_variants(paths: Paths, slug: str) -> list[Variant]:
-    """All variants for one character: base, RAG, each of its checkpoints with and without RAG."""
+    """All variants for one character: base, RAG, each of its checkpoints with and without RAG.
+
+    Names differ. An incomplete checkpoint is listed as well: asking it says what it lacks.
+    """
     variants = [
         Variant(name="base", label_en="Base", label_ja="ベース"),
         Variant(name="rag", label_en="Base + RAG", label_ja="ベース + RAG", rag=True),
     ]
     for name in list_checkpoints(paths):
-        checkpoint = load_checkpoint(paths, name)
-        if checkpoint.profile not in ("", slug):
-            continue
-        en, ja = checkpoint.label
-        common: dict[str, Any] = {"model": checkpoint.model, "checkpoint": name}
-        variants.append(Variant(name=name, label_en=en, label_ja=ja, **common))
-        variants.append(
-            Variant(
-                name=f"{name}-rag",
-                label_en=f"{en} + RAG",
-                label_ja=f"{ja} + RAG",
-                rag=True,
-                **common,
+        try:
+            card = _read_card(paths.checkpoints / name)[1]
+        except UserError:  # a broken card must not hide the others; load_checkpoint says so
+            card = {"model": EMBEDDED, "profile": "", "label": Text(name, name)}
+        if card["profile"] in ("", slug):
+            en, ja = card["label"]
+            plain = Variant(
+                name=name, label_en=en, label_ja=ja, model=card["model"], checkpoint=name
             )
-        )
-    return variants + load_endpoints(paths)
+            rag = {"name": f"{name}-rag", "label_en": f"{en} + RAG", "label_ja": f"{ja} + RAG"}
+            variants += [plain, plain.model_copy(update={**rag, "rag": True})]
+    return _distinct(variants + load_endpoints(paths))
+
+
+def _distinct(variants: list[Variant]) -> list[Variant]:
+    """A later variant whose name is taken (a checkpoint called "rag") gets a + behind its name."""
+    taken: set[str] = set()
+    named = []
+    for variant in variants:
+        name = variant.name
+        while name in taken:
+            name += "+"
+        taken.add(name)
+        named.append(variant if name == variant.name else variant.model_copy(update={"name": name}))
+    return named
 
 
 def find_variant(paths: Paths, slug: str, name: str) -> Variant:
@@ -161,12 +192,23 @@ def default_columns(paths: Paths, slug: str) -> list[str]:
     A character without checkpoints gets the first two.
     """
     names = ["base", "rag"]
-    checkpoints = [load_checkpoint(paths, name) for name in list_checkpoints(paths)]
-    mine = [c for c in checkpoints if c.profile == slug]
-    tuned = next((c.name for c in mine if c.kind == "adapter"), None)
-    merged = next((c.name for c in mine if c.kind == "recipe"), None)
-    if tuned:
-        names.append(tuned)
-    if merged or tuned:
-        names.append(f"{merged or tuned}-rag")
+    mine: dict[str, Variant] = {}
+    for variant in list_variants(paths, slug):
+        folder = paths.checkpoints / variant.checkpoint
+        own = variant.checkpoint and _profile_of(folder) == slug
+        if own and (folder / "recipe.yaml").is_file():
+            mine.setdefault("merged-rag" if variant.rag else "merged", variant)
+        elif own and (folder / "adapter_model.safetensors").is_file():
+            mine.setdefault("tuned-rag" if variant.rag else "tuned", variant)
+    if "tuned" in mine:
+        names.append(mine["tuned"].name)
+    if last := mine.get("merged-rag") or mine.get("tuned-rag"):
+        names.append(last.name)
     return names
+
+
+def _profile_of(folder: Path) -> str:
+    try:
+        return str(_read_card(folder)[1]["profile"])
+    except UserError:  # nobody's: it is not offered by itself
+        return ""

@@ -61,7 +61,7 @@ def load_yaml(path: Path) -> Any:
             f"{path}, line {line}: not valid YAML ({error.problem}).",
             f"{path} の {line} 行目が YAML として読めません（{error.problem}）。",
         ) from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that does not exist
         raise UserError(
             f"{path} is not valid YAML.", f"{path} は YAML として読めません。"
         ) from error

@@ -85,7 +85,8 @@ def read_json(path: Path) -> Any:
 
 def json_lines(path: Path) -> Iterator[tuple[int, Any]]:
     """``(line number, value)`` of every non-empty line; ``UserError`` at the first broken one."""
-    for number, line in enumerate(read_text(path).splitlines(), 1):
+    # Not splitlines: a JSON text may hold U+2028 and other ends of lines that are none here.
+    for number, line in enumerate(read_text(path).split("\n"), 1):
         if line.strip():
             try:
                 yield number, json.loads(line)

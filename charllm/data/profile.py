@@ -14,7 +14,7 @@ from pydantic import Field, field_validator
 
 from charllm.data.config import Config, Paths, dump_yaml, load_yaml
 from charllm.data.errors import EditConflict, Language, UserError
-from charllm.data.files import check_slug, new_folder, read_text, sha256, write_text
+from charllm.data.files import SLUG, check_slug, new_folder, read_text, sha256, write_text
 
 MAX_FACTS = 2000
 MAX_FACT = 500
@@ -123,7 +123,9 @@ def list_profiles(paths: Paths) -> list[str]:
     if not paths.profiles.is_dir():
         return []
     return sorted(
-        item.name for item in paths.profiles.iterdir() if (item / "profile.yaml").is_file()
+        item.name
+        for item in paths.profiles.iterdir()
+        if SLUG.fullmatch(item.name) and (item / "profile.yaml").is_file()
     )
 
 

@@ -10,34 +10,54 @@ from charllm.core.replying import ReplySettings, check_question, prepare, prepar
 from charllm.core.retrieval import Hit
 from charllm.core.variants import Variant, find_variant
 from charllm.data.config import Paths
+from charllm.data.errors import Text
 from charllm.data.profile import Profile, load_profile
+from charllm.services import lease
 from charllm.services.facts import find_facts
 
+ASKING = Text("a question from the command line", "コマンドラインからの質問")
+PATIENCE = 10.0
+"""Seconds to wait for the accelerator; an idle dashboard gives it back within one."""
 
-def ask(paths: Paths, variant_name: str, text: str, slug: str) -> dict[str, Any]:
-    """One answer of one variant without the dashboard: what ``chat`` prints."""
+
+def ask(
+    paths: Paths,
+    variant_name: str,
+    text: str,
+    slug: str,
+    settings: ReplySettings | None = None,
+) -> dict[str, Any]:
+    """One answer of one variant without the dashboard: what ``chat`` prints.
+
+    ``UserError`` also where a run has the accelerator and does not end within ``PATIENCE``.
+    """
     from charllm.core.generation import generate_all
     from charllm.core.replying import Resident
 
     question = check_question(text)
     profile = load_profile(paths, slug)
     variant = find_variant(paths, slug, variant_name)
-    settings = ReplySettings()
+    settings = settings or ReplySettings()
     found = find_facts(paths, profile, question, settings) if variant.rag else None
     if variant.base_url:
         return _ask_endpoint(profile, variant, question, found.hits if found else [], settings)
-    resident = Resident(paths, variant.model)
-    prepared = prepare(
-        resident,
-        profile,
-        variant,
-        question,
-        found.hits if found else [],
-        settings,
-        column="A",
-        threshold=found.threshold if found else None,
-    )
-    done = generate_all(resident.adapters, resident.tokenizer, [prepared.request])[0]
+    borrowed = lease.Lease(paths, ASKING)
+    try:
+        borrowed.acquire(PATIENCE)
+        resident = Resident(paths, variant.model)
+        prepared = prepare(
+            resident,
+            profile,
+            variant,
+            question,
+            found.hits if found else [],
+            settings,
+            column="A",
+            threshold=found.threshold if found else None,
+        )
+        done = generate_all(resident.adapters, resident.tokenizer, [prepared.request])[0]
+    finally:
+        borrowed.release()
     return {
         "reply": done.text,
         "stopped": done.reason,
@@ -55,7 +75,7 @@ def _ask_endpoint(
     hits: Sequence[Hit],
     settings: ReplySettings,
 ) -> dict[str, Any]:
-    from charllm.core.endpoint import Finish, chat_stream
+    from charllm.core.endpoint import Finish, chat_stream, server_name
 
     messages = prepare_messages(profile, variant, question, hits, settings)
     text, finish = "", None
@@ -73,5 +93,5 @@ def _ask_endpoint(
             "prompt": finish.prompt_tokens if finish else None,
             "reply": finish.reply_tokens if finish else None,
         },
-        "weights": f"{variant.model} @ {variant.base_url}",
+        "weights": f"{variant.model} @ {server_name(variant.base_url)}",
     }

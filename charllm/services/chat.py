@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,11 +20,21 @@ from charllm.data.errors import UserError
 from charllm.data.files import write_text
 from charllm.data.profile import Profile, load_profile
 from charllm.services import export, store
-from charllm.services.restoring import restore
-from charllm.services.running import TurnRunner
+from charllm.services.restoring import language_of, restore
+from charllm.services.running import Task, TurnRunner
 from charllm.services.turns import Column, Turn, arrange, letters
 
 MIN_COLUMNS, MAX_COLUMNS = 2, 6
+RECENT = 32
+"""Conversations whose turns are kept in memory; the others are read again when looked at."""
+
+
+@dataclass
+class _Talk:
+    """A conversation's turns in memory, and the latest one that was asked in this process."""
+
+    turns: dict[int, Turn] = field(default_factory=dict)
+    live: Turn | None = None
 
 
 class ChatService:
@@ -33,8 +44,7 @@ class ChatService:
         self.paths = paths
         self.store = store.Store(paths)
         self.runner = TurnRunner(paths, self.store)
-        self._turns: dict[int, Turn] = {}
-        self._live: dict[int, Turn] = {}
+        self._talks: dict[int, _Talk] = {}
         self._lock = threading.RLock()
 
     # What a page asks for
@@ -44,13 +54,13 @@ class ChatService:
 
     def live(self, conversation: int | None) -> Turn | None:
         """The conversation's latest turn of this process, None if it has none."""
-        return self._live.get(conversation) if conversation is not None else None
+        talk = self._talks.get(conversation) if conversation is not None else None
+        return talk.live if talk else None
 
     def view(self, conversation: int) -> list[dict[str, Any]]:
         """All visible turns, the oldest first, as the board draws them."""
         rows = self.store.turns(conversation)
-        turns = [self._turn(row) for row in rows]
-        return [turn.as_json(last=turn is turns[-1]) for turn in turns]
+        return [self._turn(row).as_json(last=row is rows[-1]) for row in rows]
 
     # What a page does
 
@@ -65,31 +75,8 @@ class ChatService:
         blind: bool = False,
         score: bool = True,
     ) -> int:
-        """Ask all columns and return the conversation; ``UserError`` before anything starts."""
-        question = check_question(text)
-        profile = load_profile(self.paths, slug)
-        if not MIN_COLUMNS <= len(names) <= MAX_COLUMNS:
-            raise UserError(
-                f"Choose {MIN_COLUMNS} to {MAX_COLUMNS} columns.",
-                f"列は {MIN_COLUMNS}〜{MAX_COLUMNS} 個選んでください。",
-            )
-        variants = [find_variant(self.paths, slug, name) for name in names]
-        with self._lock:
-            self._refuse_while_live(conversation)
-            if conversation is None:
-                conversation = self.store.add_conversation(slug, names).id
-            row = self.store.add_turn(conversation, question, blind)
-            order = arrange(variants, blind, seed=row.id)
-            self._remember_order(row, order)
-            columns = [
-                Column(letter, variant, checkpoint_kind(self.paths, variant))
-                for letter, variant in zip(letters(len(order)), order, strict=True)
-            ]
-            turn = Turn(
-                row.id, conversation, slug, profile.language, question, columns, blind=blind
-            )
-            self._begin(turn, columns, profile, settings, score)
-        return conversation
+        """Ask all columns and return the conversation; ``UserError`` before anything is stored."""
+        return self._ask(conversation, slug, text, names, settings, blind, score)
 
     def edit(
         self,
@@ -102,15 +89,8 @@ class ChatService:
         score: bool = True,
     ) -> None:
         """Replace the last question and ask again; the replaced turn stays in the store, hidden."""
-        check_question(text)
-        self._refuse_while_live(conversation)
-        rows = self.store.turns(conversation)
         slug = self.store.conversation(conversation).profile
-        for name in names:
-            find_variant(self.paths, slug, name)
-        if rows:
-            self.store.hide_turns(conversation, rows[-1].n)
-        self.send(conversation, slug, text, names, settings, blind=blind, score=score)
+        self._ask(conversation, slug, text, names, settings, blind, score, replace=True)
 
     def regenerate(
         self, conversation: int, settings: ReplySettings, column: str | None, *, score: bool = True
@@ -118,7 +98,7 @@ class ChatService:
         """Answer the last question again, in one column or all.
 
         The likeliest answer would come out the same, so a preset without sampling is answered
-        with the lively one; the card names the preset.
+        with the lively one; the card names the preset. A column whose variant is gone fails.
         """
         with self._lock:
             self._refuse_while_live(conversation)
@@ -126,89 +106,163 @@ class ChatService:
             if not rows:
                 return
             turn = self._turn(rows[-1])
-            chosen = [c for c in turn.columns if column in (None, c.id)]
-            seeds = [c.seed for c in turn.columns]
-            for item in chosen:
-                item.state, item.text, item.reason, item.error = "waiting", "", "", None
-                item.score, item.cancelled = None, False
-            turn.done = False
             profile = load_profile(self.paths, turn.profile)
-            self._begin(turn, chosen, profile, _another(settings, max(seeds) + 1), score)
+            seed = max((c.seed for c in turn.columns), default=0) + 1
+            chosen = [c for c in turn.columns if column in (None, c.id)]
+            if not chosen:
+                return
+            fresh = [Column(c.id, c.variant, c.kind) for c in chosen]
+            turn.open_again(fresh)
+            for item in fresh:
+                try:
+                    item.variant = find_variant(self.paths, turn.profile, item.variant.name)
+                    item.kind = checkpoint_kind(self.paths, item.variant)
+                except UserError as error:
+                    self.runner.endings.failed(turn, item, error)
+            self._begin(Task(turn, fresh, profile, _another(settings, seed), score))
 
     def stop(self, conversation: int, column: str | None = None) -> None:
-        turn = self._live.get(conversation)
+        turn = self.live(conversation)
         if turn is not None:
-            turn.cancel(column)
+            self.runner.stop(turn, column)
 
     def vote(self, conversation: int, turn_id: int, choice: str) -> None:
         """``choice`` is a column's letter, "tie" or "all-bad"; a second vote changes nothing."""
-        turn = self._turn(self.store.turn(turn_id))
-        if turn.vote or not turn.done:
-            return
-        column = turn.column(choice)
-        shown = tuple(c.variant.name for c in turn.columns)
-        name = column.variant.name if column else choice
-        self.store.add_vote(store.Vote(conversation, turn_id, name, shown, turn.blind))
-        turn.vote = choice
-        turn.changed()
+        with self._lock:
+            turn = self._turn(self.store.turn(turn_id))
+            if turn.conversation != conversation or turn.vote or not turn.done:
+                return
+            column = turn.column(choice)
+            shown = tuple(c.variant.name for c in turn.columns)
+            name = column.variant.name if column else choice
+            self.store.add_vote(store.Vote(conversation, turn_id, name, shown, turn.blind))
+            turn.vote = choice
+            turn.changed()
 
     def delete(self, conversation: int) -> None:
-        self.stop(conversation)
-        self._live.pop(conversation, None)
-        self.store.delete_conversation(conversation)
+        with self._lock:
+            talk = self._talks.pop(conversation, None)
+            if talk and talk.live:
+                self.runner.endings.forget(talk.live)
+            self.store.delete_conversation(conversation)
 
     def export(self, conversation: int, kind: Literal["jsonl", "md"]) -> Path:
         """Write the conversation to a file under the workspace and return its path."""
         talk = self.store.conversation(conversation)
-        language = load_profile(self.paths, talk.profile).language
         text = (
             export.as_jsonl(self.store, conversation)
             if kind == "jsonl"
-            else export.as_markdown(self.store, conversation, language)
+            else export.as_markdown(self.store, conversation, language_of(self.paths, talk))
         )
         path = self.paths.workspace / "exports" / f"{talk.profile}-{conversation}.{kind}"
         write_text(path, text)
         return path
 
-    # What the store knows
+    def close(self) -> None:
+        """Stop what is being answered and give the models back."""
+        with self._lock:
+            turns = [talk.live for talk in self._talks.values() if talk.live]
+        for turn in turns:
+            self.runner.stop(turn, None)
+        self.runner.close()
+
+    # How a question is asked
+
+    def _ask(
+        self,
+        conversation: int | None,
+        slug: str,
+        text: str,
+        names: Sequence[str],
+        settings: ReplySettings,
+        blind: bool,
+        score: bool,
+        replace: bool = False,
+    ) -> int:
+        question = check_question(text)
+        profile = load_profile(self.paths, slug)
+        variants = self._variants(slug, names)
+        with self._lock:
+            self._refuse_while_live(conversation)
+            if conversation is None:
+                conversation = self.store.add_conversation(slug, names).id
+            elif self.store.conversation(conversation).profile != slug:
+                raise UserError(
+                    "This conversation is another character's. Begin a new one.",
+                    "この会話は別の人物のものです。新しい会話を始めてください。",
+                )
+            earlier = self.store.turns(conversation)
+            if replace and earlier:
+                self.store.hide_turns(conversation, earlier[-1].n)
+            row = self.store.add_turn(conversation, question, blind)
+            order = arrange(variants, blind, seed=row.id)
+            self._note(row, order, profile)
+            columns = [
+                Column(letter, variant, checkpoint_kind(self.paths, variant))
+                for letter, variant in zip(letters(len(order)), order, strict=True)
+            ]
+            turn = Turn(
+                row.id, conversation, slug, profile.language, question, columns, blind=blind
+            )
+            self._begin(Task(turn, columns, profile, settings, score))
+        return conversation
+
+    def _variants(self, slug: str, names: Sequence[str]) -> list[Variant]:
+        names = list(dict.fromkeys(names))
+        if not MIN_COLUMNS <= len(names) <= MAX_COLUMNS:
+            raise UserError(
+                f"Choose {MIN_COLUMNS} to {MAX_COLUMNS} columns.",
+                f"列は {MIN_COLUMNS}〜{MAX_COLUMNS} 個選んでください。",
+            )
+        return [find_variant(self.paths, slug, name) for name in names]
 
     def _refuse_while_live(self, conversation: int | None) -> None:
-        turn = self._live.get(conversation) if conversation is not None else None
+        turn = self.live(conversation)
         if turn is not None and not turn.done:
             raise UserError(
                 "The last question is still being answered. Stop it (Esc) or wait.",
                 "前の質問にまだ答えている途中です。停止（Esc）するか、お待ちください。",
             )
 
-    def _begin(
-        self,
-        turn: Turn,
-        columns: list[Column],
-        profile: Profile,
-        settings: ReplySettings,
-        score: bool,
-    ) -> None:
-        self._turns[turn.id] = turn
-        self._live[turn.conversation] = turn
-        self.runner.start(turn, columns, profile, settings, score)
+    def _begin(self, task: Task) -> None:
+        with self._lock:
+            talk = self._talk(task.turn.conversation)
+            talk.turns[task.turn.id] = talk.live = task.turn
+        self.runner.start(task)
 
-    def _remember_order(self, row: store.Turn, order: list[Variant]) -> None:
-        talk = self.store.conversation(row.conversation)
-        orders = {**talk.settings.get("orders", {}), str(row.id): [v.name for v in order]}
-        self.store.change_conversation(
-            row.conversation, settings={**talk.settings, "orders": orders}
-        )
+    def _note(self, row: store.Turn, order: list[Variant], profile: Profile) -> None:
+        """Keep the order of the columns, and the language, should the profile be deleted."""
+        known = self.store.conversation(row.conversation).settings
+        orders = {**known.get("orders", {}), str(row.id): [v.name for v in order]}
+        settings = {**known, "language": profile.language, "orders": orders}
+        self.store.change_conversation(row.conversation, settings=settings)
+
+    # What is in memory
 
     def _turn(self, row: store.Turn) -> Turn:
         """The turn in memory, else made again from the store."""
         with self._lock:
-            if row.id not in self._turns:
-                self._turns[row.id] = restore(self.paths, self.store, row)
-            return self._turns[row.id]
+            turns = self._talk(row.conversation).turns
+            if row.id not in turns:
+                turns[row.id] = restore(self.paths, self.store, row)
+            return turns[row.id]
+
+    def _talk(self, conversation: int) -> _Talk:
+        """The conversation's place in memory; the ones not used for longest make room."""
+        talk = self._talks.pop(conversation, None) or _Talk()
+        for other in list(self._talks):
+            settled = all(turn.settled for turn in self._talks[other].turns.values())
+            if len(self._talks) >= RECENT and settled:
+                del self._talks[other]
+        self._talks[conversation] = talk
+        return talk
 
 
 def _another(settings: ReplySettings, seed: int) -> ReplySettings:
     from charllm.core.generation import PRESETS
 
-    preset = settings.preset if settings.preset.temperature > 0 else PRESETS["lively"]
+    preset = settings.preset
+    if preset.temperature == 0:
+        limit = preset.max_new_tokens
+        preset = PRESETS["lively"].model_copy(update={"max_new_tokens": limit})
     return settings.model_copy(update={"preset": preset.model_copy(update={"seed": seed})})

@@ -1,11 +1,13 @@
 """One worker thread for each base model in memory: jobs run there one after another.
 
-Adapter switching is not thread-safe, so nothing else touches a resident model. A model that is
-idle is given back as soon as a run asks for the accelerator.
+Adapter switching is not thread-safe, so nothing else touches a resident model. Between two jobs
+the model is given back as soon as somebody else asks for the accelerator.
 """
 
 from __future__ import annotations
 
+import gc
+import logging
 import queue
 import threading
 import time
@@ -19,8 +21,11 @@ from charllm.data.errors import Text
 from charllm.services import lease
 from charllm.services.runs import list_runs
 
+log = logging.getLogger(__name__)
+
 Job = Callable[["Engine"], None]
 CHAT = Text("chat", "チャット")
+LOADING = Text("Loading the model…", "モデルを読み込んでいます…")
 
 
 class Engine:
@@ -31,7 +36,7 @@ class Engine:
         self.model = model
         self._resident: Resident | None = None
         self._lease: lease.Lease | None = None
-        self._jobs: queue.Queue[Job] = queue.Queue()
+        self._jobs: queue.Queue[Job | None] = queue.Queue()
         self._thread = threading.Thread(target=self._work, name=f"chat-{model}", daemon=True)
         self._thread.start()
 
@@ -42,24 +47,43 @@ class Engine:
     def submit(self, job: Job) -> None:
         self._jobs.put(job)
 
+    def close(self, timeout: float = 10.0) -> None:
+        """End after the jobs that are queued, and give the model back."""
+        self._jobs.put(None)
+        self._thread.join(timeout)
+
     def resident(self, waiting: Callable[[Text], bool]) -> Resident | None:
         """The loaded model; called from a job only.
 
-        ``waiting`` is told who holds the accelerator meanwhile and answers whether to go on.
+        ``waiting`` is told what is waited for and answers whether to go on; None where it did not.
         """
         while (preparing := self._preparing()) is not None:
             if not waiting(preparing):
                 return None
             time.sleep(0.5)
-        while self._lease is None:
+        if not self._borrow(waiting) or not waiting(LOADING):
+            return None
+        if self._resident is None:
             try:
-                self._lease = lease.Lease(self.paths, CHAT).acquire()
+                self._resident = Resident(self.paths, self.model)
+            except BaseException:
+                self._release()
+                raise
+        return self._resident
+
+    def _borrow(self, waiting: Callable[[Text], bool]) -> bool:
+        """Take the accelerator; one lease for the whole wait, since it keeps its place in line."""
+        if self._lease is not None:
+            return True
+        asked = lease.Lease(self.paths, CHAT)
+        while True:
+            try:
+                self._lease = asked.acquire()
+                return True
             except lease.Busy as busy:
                 if not waiting(busy.text):
-                    return None
-        if self._resident is None:
-            self._resident = Resident(self.paths, self.model)
-        return self._resident
+                    asked.release()
+                    return False
 
     def _preparing(self) -> Text | None:
         """How far the embedded model's preparation is; None if it is ready or nobody is at it."""
@@ -74,22 +98,32 @@ class Engine:
                 )
         return None
 
-    def _release(self) -> None:
-        self._resident = None
-        if self._lease is not None:
-            self._lease.release()
-            self._lease = None
-        _empty_accelerator_cache()
-
     def _work(self) -> None:
         while True:
+            if self._lease is not None and lease.wanted(self.paths):
+                self._release()
             try:
                 job = self._jobs.get(timeout=1.0)
             except queue.Empty:
-                if self._lease is not None and lease.wanted(self.paths):
-                    self._release()
                 continue
-            job(self)
+            if job is None:
+                break
+            try:
+                job(self)
+            except Exception:  # a job records its own errors; this one must not end all later ones
+                log.exception("a job of the chat failed")
+            del job
+        self._release()
+
+    def _release(self) -> None:
+        """Forget the model, then let the next one have the accelerator."""
+        if self._resident is not None:
+            self._resident = None
+            gc.collect()  # its hooks and the model refer to each other
+            _empty_accelerator_cache()
+        if self._lease is not None:
+            self._lease.release()
+            self._lease = None
 
 
 def _empty_accelerator_cache() -> None:

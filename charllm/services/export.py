@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 
 from charllm.data.dialogue import Dialogue, Message
@@ -15,7 +16,7 @@ def as_dialogues(store: Store, conversation: int) -> list[Dialogue]:
     columns: dict[int, list[tuple[str, Reply]]] = {}
     for turn in store.turns(conversation):
         for reply in store.replies(turn.id):
-            if reply.text.strip():
+            if reply.text.strip() and reply.stop_reason != "error":
                 columns.setdefault(reply.position, []).append((turn.question, reply))
     return [_dialogue(talk, position, rows) for position, rows in sorted(columns.items())]
 
@@ -26,17 +27,25 @@ def as_jsonl(store: Store, conversation: int) -> str:
 
 
 def as_markdown(store: Store, conversation: int, language: Language = "en") -> str:
-    """Every turn with all its columns; replies are quoted, so that none can pass as a heading."""
+    """Every turn with all its columns; what was said is quoted and escaped.
+
+    So none of it can pass as a heading or as HTML.
+    """
     talk = store.conversation(conversation)
     words = ("Question", "Stopped by", "Facts") if language == "en" else ("質問", "終了", "事実")
-    lines = [f"# {' '.join(talk.title.split()) or talk.profile}", "", f"`{talk.profile}`", ""]
+    title = html.escape(" ".join(talk.title.split()) or talk.profile, quote=False)
+    lines = [f"# {title}", "", f"`{talk.profile}`", ""]
     for turn in store.turns(conversation):
         lines += [f"## {words[0]} {turn.n}", "", *_quote(turn.question), ""]
         for reply in store.replies(turn.id):
             lines += [f"### {reply.variant}", "", *_quote(reply.text), ""]
             used = [hit["fact"] for hit in reply.facts if hit.get("used", True)]
             if used:
-                lines += [f"{words[2]}:", *(f"- {fact}" for fact in used), ""]
+                lines += [
+                    f"{words[2]}:",
+                    *(f"- {html.escape(fact, quote=False)}" for fact in used),
+                    "",
+                ]
             seconds = "" if reply.seconds is None else f", {reply.seconds:.1f} s"
             lines += [f"{words[1]} `{reply.stop_reason}`, {reply.tokens} tokens{seconds}", ""]
     return "\n".join(lines)
@@ -63,4 +72,4 @@ def _dialogue(talk: Conversation, position: int, rows: list[tuple[str, Reply]]) 
 
 
 def _quote(text: str) -> list[str]:
-    return [f"> {line}".rstrip() for line in text.splitlines() or [""]]
+    return [f"> {html.escape(line, quote=False)}".rstrip() for line in text.splitlines() or [""]]

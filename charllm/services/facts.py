@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from charllm.core.embedding import get_embedder
 from charllm.core.replying import ReplySettings
-from charllm.core.retrieval import Hit, open_index, threshold_for
+from charllm.core.retrieval import Hit, Index, open_index, threshold_for
 from charllm.data.config import Paths
 from charllm.data.errors import UserError
 from charllm.data.profile import Profile
@@ -42,8 +42,17 @@ def find_facts(paths: Paths, profile: Profile, question: str, settings: ReplySet
                     f"{profile.name} の {embedder.id} 用の索引が最新ではありません。"
                     "「キャラクター」タブで作成してください（新しい事実の分だけ問い合わせます）。",
                 )
-            index.build(Silent())
+            _build(index)
     limit = settings.threshold
     if limit is None:
         limit = threshold_for(paths, profile.slug, embedder)
     return Found(index.retrieve(question, settings.top_k, limit), limit)
+
+
+def _build(index: Index) -> None:
+    """Bring the index up to date; another process that was quicker has done the same."""
+    try:
+        index.build(Silent())
+    except UserError:
+        if index.state().kind != "ready":
+            raise

@@ -54,8 +54,8 @@ class Kind:
 
 KINDS: dict[str, Kind] = {
     "model": Kind(
-        "charllm.core.models:ModelConfig",
-        "charllm.core.models:run_model",
+        "charllm.core.conversion:ModelConfig",
+        "charllm.core.conversion:run_model",
         True,
         Text("Prepare a model", "モデルの準備"),
     ),

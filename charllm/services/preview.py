@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -16,6 +17,9 @@ from charllm.core.variants import Variant
 from charllm.data.config import Paths
 from charllm.data.profile import Profile
 from charllm.data.prompts import get_template, prompt_ids, prompt_text
+
+_alone = threading.Lock()
+"""Encoding switches settings of the one tokenizer that all pages' threads share here."""
 
 
 @dataclass(frozen=True)
@@ -35,9 +39,10 @@ def preview_prompt(
     if not is_ready(paths, EMBEDDED):
         return Preview("\n\n".join(f"[{m.role}]\n{m.content}" for m in messages), None)
     template = get_template(template_name(find_model(EMBEDDED), profile.language))
-    tokenizer = _tokenizer(model_folder(paths, EMBEDDED))
-    ids = prompt_ids(template, tokenizer, messages)
-    return Preview(prompt_text(template, tokenizer, messages), len(ids))
+    with _alone:
+        tokenizer = _tokenizer(model_folder(paths, EMBEDDED))
+        ids = prompt_ids(template, tokenizer, messages)
+        return Preview(prompt_text(template, tokenizer, messages), len(ids))
 
 
 @lru_cache(maxsize=2)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 import string
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -16,10 +17,19 @@ from charllm.data.errors import Text
 
 State = Literal["waiting", "writing", "done", "failed"]
 
+NOT_YET = Text(
+    "This column has no answer. The reason is shown after the vote.",
+    "この列は答えられませんでした。理由は投票後に表示されます。",
+)
+
 
 @dataclass
 class Column:
-    """One variant's answer to one question. ``id`` is a letter, by position in the turn."""
+    """One variant's answer to one question. ``id`` is a letter, by position in the turn.
+
+    An answer that is made again is a new object: who still holds the old one (its score may be
+    on the way) changes nothing of the new one.
+    """
 
     id: str
     variant: Variant
@@ -48,12 +58,13 @@ class Column:
 
     def as_json(self, hidden: bool) -> dict[str, Any]:
         """What the page may know; while blind, nothing that tells the variants apart."""
+        error = NOT_YET if self.error and hidden else self.error
         shown = {
             "id": self.id,
             "state": self.state,
             "text": self.text,
             "reason": self.reason,
-            "error": self.error.as_json() if self.error else None,
+            "error": error.as_json() if error else None,
         }
         if hidden:
             return shown
@@ -77,7 +88,12 @@ class Column:
 
 @dataclass
 class Turn:
-    """A question and its columns. ``version`` grows with every change that a page should see."""
+    """A question and its columns. ``version`` grows with every change that a page should see.
+
+    ``lock`` is held around every change of what pages see, for moments only. ``ending`` is held
+    while a column's end goes to the store, so that a column ends once and never after its
+    conversation was deleted; whoever takes both takes it first.
+    """
 
     id: int
     conversation: int
@@ -88,10 +104,12 @@ class Turn:
     blind: bool = False
     vote: str = ""
     done: bool = False
+    deleted: bool = False
     stage: Text | None = None
     version: int = 0
     scoring: int = 0
-    lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+    lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
+    ending: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def changed(self) -> None:
         with self.lock:
@@ -100,31 +118,70 @@ class Turn:
     @property
     def settled(self) -> bool:
         """Nothing more will change by itself: all columns ended and every score arrived."""
-        return self.done and self.scoring == 0
+        with self.lock:
+            return self.done and self.scoring == 0
 
     def column(self, column_id: str) -> Column | None:
         return next((c for c in self.columns if c.id == column_id), None)
 
-    def cancel(self, column_id: str | None = None) -> None:
-        for column in self.columns:
-            if column_id in (None, column.id):
+    def open_again(self, fresh: Sequence[Column]) -> None:
+        """Put ``fresh`` in the place of the columns of the same letters; they wait for answers."""
+        new = {column.id: column for column in fresh}
+        with self.lock:
+            self.columns = [new.get(column.id, column) for column in self.columns]
+            self.done = False
+            self.version += 1
+
+    def tell(self, stage: Text | None) -> None:
+        """What is being done now, for the page; nothing once all columns have ended."""
+        with self.lock:
+            if not self.done and self.stage != stage:
+                self.stage = stage
+                self.version += 1
+
+    def begin(self, column: Column) -> bool:
+        """The column's answer begins; False where it was stopped before."""
+        with self.lock:
+            if column.finished:
+                return False
+            column.state = "writing"
+            self.version += 1
+            return True
+
+    def write(self, column: Column, text: str) -> None:
+        """More of a column's answer; nothing once it has ended."""
+        with self.lock:
+            if not column.finished:
+                column.text += text
+                self.version += 1
+
+    def cancel(self, column_id: str | None = None) -> list[Column]:
+        """Ask one column or all to stop; those that need not be waited for to do so.
+
+        Nobody has begun to answer them yet, or a server does, which may be silent for long.
+        """
+        with self.lock:
+            chosen = [c for c in self.columns if column_id in (None, c.id) and not c.finished]
+            for column in chosen:
                 column.cancelled = True
+            return [c for c in chosen if c.state == "waiting" or c.variant.base_url]
 
     def as_json(self, last: bool) -> dict[str, Any]:
-        hidden = self.blind and not self.vote
-        chosen = self.column(self.vote)
-        return {
-            "id": self.id,
-            "question": self.question,
-            "language": self.language,
-            "done": self.done,
-            "last": last,
-            "blind": self.blind,
-            "vote": self.vote,
-            "vote_label": chosen.variant.label.as_json() if chosen else None,
-            "stage": self.stage.as_json() if self.stage else None,
-            "columns": [column.as_json(hidden) for column in self.columns],
-        }
+        with self.lock:
+            hidden = self.blind and not self.vote
+            chosen = self.column(self.vote)
+            return {
+                "id": self.id,
+                "question": self.question,
+                "language": self.language,
+                "done": self.done,
+                "last": last,
+                "blind": self.blind,
+                "vote": self.vote,
+                "vote_label": chosen.variant.label.as_json() if chosen else None,
+                "stage": self.stage.as_json() if self.stage else None,
+                "columns": [column.as_json(hidden) for column in self.columns],
+            }
 
 
 def arrange(variants: list[Variant], blind: bool, seed: int) -> list[Variant]:

@@ -218,6 +218,7 @@ def create_app(paths: Paths, settings: ServerSettings) -> App:
         server_name=settings.host,
         server_port=settings.port,
         auth=auth,
+        allowed_paths=[str(paths.workspace / "exports")],
         show_error=False,
         max_file_size=MAX_UPLOAD,
         ssr_mode=False,

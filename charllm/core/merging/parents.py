@@ -59,7 +59,7 @@ class Plan:
 
 
 def plan_merge(recipe_file: Path, paths: Paths | None = None) -> Plan:
-    """Find and check everything before a base's weights are read; ``UserError`` says what is off."""
+    """Find and check all before a base's weights are read; ``UserError`` says what is wrong."""
     recipe = MergeRecipe.load(recipe_file)
     near = recipe_file.resolve().parent
     parents = tuple(find_parent(written, near, paths) for written in recipe.parents)
