@@ -7,6 +7,7 @@ Data functions, then layout, then wiring. The server owns every turn; the page o
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, Literal
@@ -32,6 +33,9 @@ from charllm.ui.page import EMBEDDERS, Page, banner, profile_choices, progress_b
 from charllm.ui.words import language_of, say, t, warn
 
 UPDATES_PER_SECOND = 20
+# What this browser looked at last stays in the browser, and survives a restart of the server.
+REMEMBER = "(...values) => window.charllmRemember(...values)"
+RECALL = "(stored, profile) => [window.charllmRecall(), profile]"
 INTRO = Text(
     "Your question goes to every column at once. Base is the bare model; RAG finds facts of the "
     "character and puts them into the prompt; fine-tuned weights have learnt the voice; merged "
@@ -66,6 +70,15 @@ def board_state(page: Page, slug: str | None, conversation: int | None) -> dict[
         "suggestions": suggestions,
         "turns": turns,
     }
+
+
+def remembered(stored: str) -> dict[str, Any]:
+    """What the browser kept; anything that is not our own record counts as nothing."""
+    try:
+        kept = json.loads(stored)
+    except json.JSONDecodeError:
+        return {}
+    return kept if isinstance(kept, dict) else {}
 
 
 def suggested(page: Page, slug: str) -> list[str]:
@@ -163,7 +176,7 @@ def latest_conversion(page: Page) -> runs.Run | None:
 
 def build(page: Page) -> None:
     slug = page.profile.value
-    session = gr.BrowserState({}, storage_key="charllm_chat")
+    session = gr.Textbox("{}", visible=False)
     status = gr.HTML("", elem_id="model-banner")
     with gr.Row(equal_height=True, elem_id="chat-controls"):
         conversation = gr.Dropdown(
@@ -315,14 +328,14 @@ def build(page: Page) -> None:
             while turn.version == version:
                 await asyncio.sleep(1 / UPDATES_PER_SECOND)
 
-    def on_load(saved: dict[str, Any] | None, slug: str | None, request: gr.Request) -> Any:
-        saved = saved or {}
+    def on_load(stored: str, slug: str | None, request: gr.Request) -> Any:
+        saved = remembered(stored)
         known = list_profiles(page.paths)
         slug = saved.get("profile") if saved.get("profile") in known else slug
         if slug is None:
             return [gr.skip()] * 7
         names = [name for _, name in variant_choices(page, slug, "en")]
-        kept = [name for name in saved.get("columns", []) if name in names]
+        kept = [name for name in (saved.get("columns") or []) if name in names]
         rows = {row.id for row in page.chat.conversations(slug)}
         current = saved.get("conversation") if saved.get("conversation") in rows else None
         return [
@@ -347,17 +360,6 @@ def build(page: Page) -> None:
             ),
             board_state(page, slug, None),
         ]
-
-    def remember(
-        slug: str, conversation: int | None, columns: list[str], blind: bool, score: bool
-    ) -> Any:
-        return {
-            "profile": slug,
-            "conversation": conversation,
-            "columns": columns,
-            "blind": blind,
-            "score": score,
-        }
 
     def on_send(
         text: str,
@@ -472,35 +474,33 @@ def build(page: Page) -> None:
     viewer: dict[str, Any] = {"fn": attach, "inputs": conversation, "outputs": board, **shared}
     saved = [page.profile, conversation, columns, blind, score]
     loaded = [page.profile, conversation, columns, blind, score, board, status]
-    page.demo.load(on_load, [session, page.profile], loaded, **shared).then(**viewer)
+    page.demo.load(on_load, [session, page.profile], loaded, js=RECALL, **shared).then(**viewer)
     page.profile.input(on_profile, page.profile, [conversation, columns, board], **shared).then(
-        remember, saved, session, **shared
+        None, saved, None, js=REMEMBER
     )
     conversation.input(
         lambda slug, current: board_state(page, slug, current),
         [page.profile, conversation],
         board,
         **shared,
-    ).then(remember, saved, session, **shared).then(**viewer)
+    ).then(None, saved, None, js=REMEMBER).then(**viewer)
     for control in (columns, blind, score):
-        control.input(remember, saved, session, **shared)
+        control.input(None, saved, None, js=REMEMBER)
     inputs = [page.profile, conversation, *choices]
-    send.click(
-        on_send, [composer, *inputs], [composer, conversation, board], queue=False, **shared
-    ).then(remember, saved, session, **shared).then(**viewer)
-    board.select(on_board, inputs, board, queue=False, trigger_mode="multiple", **shared).then(
+    send.click(on_send, [composer, *inputs], [composer, conversation, board], **shared).then(
+        None, saved, None, js=REMEMBER
+    ).then(**viewer)
+    board.select(on_board, inputs, board, trigger_mode="multiple", **shared).then(**viewer)
+    again.click(on_again, [page.profile, conversation, score, *knobs], board, **shared).then(
         **viewer
     )
-    again.click(
-        on_again, [page.profile, conversation, score, *knobs], board, queue=False, **shared
-    ).then(**viewer)
     stop.click(on_stop, conversation, None, queue=False, **shared)
-    clear.click(on_clear, page.profile, [conversation, board], queue=False, **shared).then(
-        remember, saved, session, **shared
+    clear.click(on_clear, page.profile, [conversation, board], **shared).then(
+        None, saved, None, js=REMEMBER
     )
-    delete.click(
-        on_delete, [page.profile, conversation], [conversation, board], queue=False, **shared
-    ).then(remember, saved, session, **shared)
+    delete.click(on_delete, [page.profile, conversation], [conversation, board], **shared).then(
+        None, saved, None, js=REMEMBER
+    )
     fetch = "() => setTimeout(() => document.querySelector('#download-chat').click(), 150)"
     for button, kind in ((export_rows, "jsonl"), (export_text, "md")):
         button.click(_exporter(on_export, kind), conversation, download, **shared).then(

@@ -297,6 +297,7 @@
     function draw() {
       const state = props.value;
       if (!state || !state.turns) return;
+      if (state.conversation && state.conversation !== conversation) window.charllmSaw(state.conversation);
       const atEnd = window.innerHeight + window.scrollY >= document.body.scrollHeight - 160;
       if (state.conversation !== conversation) { conversation = state.conversation; drawn.clear(); host.replaceChildren(); }
       host.querySelector(".empty")?.remove();

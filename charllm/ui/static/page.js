@@ -17,6 +17,17 @@
   };
   window.charllmFill = fill;
 
+  const KEPT = "charllm_chat";
+  window.charllmRecall = () => localStorage.getItem(KEPT) || "{}";
+  window.charllmRemember = (profile, conversation, columns, blind, score) => {
+    localStorage.setItem(KEPT, JSON.stringify({ profile, conversation, columns, blind, score }));
+  };
+  // The board knows its conversation before anything else of the page does.
+  window.charllmSaw = (conversation) => {
+    const kept = JSON.parse(window.charllmRecall());
+    if (kept.conversation !== conversation) localStorage.setItem(KEPT, JSON.stringify({ ...kept, conversation }));
+  };
+
   document.addEventListener("keydown", (event) => {
     // Enter and Esc belong to the input method while it composes.
     if (event.isComposing || event.keyCode === 229) return;
