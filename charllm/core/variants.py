@@ -18,11 +18,15 @@ from charllm.data.config import Config, Paths
 from charllm.data.errors import Language, Text, UserError
 from charllm.data.files import read_json, write_json
 
+Quantization = Literal["none", "nf4"]
 Kind = Literal["base", "adapter", "recipe", "endpoint"]
 
 
 class Variant(Config):
-    """One column. ``checkpoint`` "" is the base itself; ``base_url`` makes it a remote endpoint."""
+    """One column. ``checkpoint`` "" is the base itself; ``base_url`` makes it a remote endpoint.
+
+    ``model`` is an id of the catalog, a hub id or a folder, loaded in 16 bits or in 4 ("nf4").
+    """
 
     name: str = Field(min_length=1)
     label_en: str
@@ -32,6 +36,7 @@ class Variant(Config):
     rag: bool = False
     prompt_language: Language | None = None
     base_url: str = ""
+    quantization: Quantization = "none"
 
     @property
     def label(self) -> Text:

@@ -44,7 +44,7 @@ def ask(
     borrowed = lease.Lease(paths, ASKING)
     try:
         borrowed.acquire(PATIENCE)
-        resident = Resident(paths, variant.model)
+        resident = Resident(paths, variant.model, variant.quantization)
         prepared = prepare(
             resident,
             profile,

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from charllm.core.catalog import EMBEDDED
 from charllm.core.models import is_ready
 from charllm.core.replying import Resident
+from charllm.core.variants import Quantization
 from charllm.data.config import Paths
 from charllm.data.errors import Text
 from charllm.services import lease
@@ -31,9 +32,10 @@ LOADING = Text("Loading the model…", "モデルを読み込んでいます…"
 class Engine:
     """A queue of jobs for one base model; the model loads at the first job that needs it."""
 
-    def __init__(self, paths: Paths, model: str) -> None:
+    def __init__(self, paths: Paths, model: str, quantization: Quantization = "none") -> None:
         self.paths = paths
         self.model = model
+        self.quantization: Quantization = quantization
         self._resident: Resident | None = None
         self._lease: lease.Lease | None = None
         self._jobs: queue.Queue[Job | None] = queue.Queue()
@@ -65,7 +67,7 @@ class Engine:
             return None
         if self._resident is None:
             try:
-                self._resident = Resident(self.paths, self.model)
+                self._resident = Resident(self.paths, self.model, self.quantization)
             except BaseException:
                 self._release()
                 raise

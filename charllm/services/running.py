@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from charllm.core.replying import ReplySettings, Resident, prepare, prepare_messages
+from charllm.core.variants import Quantization
 from charllm.data.config import Paths
 from charllm.data.dialogue import Message
 from charllm.data.errors import Text
@@ -58,7 +59,7 @@ class TurnRunner:
         self.paths = paths
         self.store = kept
         self.endings = Endings(paths, kept)
-        self._engines: dict[str, Engine] = {}
+        self._engines: dict[tuple[str, Quantization], Engine] = {}
         self._lock = threading.Lock()
 
     def start(self, task: Task) -> None:
@@ -87,14 +88,15 @@ class TurnRunner:
         try:
             task.history = self._history(task.turn)
             self._find_facts(task)
-            groups: dict[str, list[Column]] = {}
+            groups: dict[tuple[str, Quantization], list[Column]] = {}
             for column in task.open:
                 if column.variant.base_url:
                     threading.Thread(target=self._remote, args=(task, column), daemon=True).start()
                 else:
-                    groups.setdefault(column.variant.model, []).append(column)
-            for model, group in groups.items():
-                self._engine(model).submit(self._job(task, group))
+                    key = (column.variant.model, column.variant.quantization)
+                    groups.setdefault(key, []).append(column)
+            for (model, quantization), group in groups.items():
+                self._engine(model, quantization).submit(self._job(task, group))
         except Exception as error:  # this thread's end: what it has not handed on would wait on
             self._fail(task, task.open, error)
 
@@ -235,11 +237,12 @@ class TurnRunner:
         for column in columns:
             self.endings.failed(task.turn, column, error)
 
-    def _engine(self, model: str) -> Engine:
+    def _engine(self, model: str, quantization: Quantization) -> Engine:
         with self._lock:
-            if model not in self._engines:
-                self._engines[model] = Engine(self.paths, model)
-            return self._engines[model]
+            key = (model, quantization)
+            if key not in self._engines:
+                self._engines[key] = Engine(self.paths, model, quantization)
+            return self._engines[key]
 
     def _history(self, turn: Turn) -> dict[str, list[Message]]:
         history: dict[str, list[Message]] = {}

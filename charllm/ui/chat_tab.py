@@ -351,6 +351,12 @@ def build(page: Page) -> None:
             model_banner(page, request)[0],
         ]
 
+    def look_again(slug: str | None, chosen: list[str], request: gr.Request) -> Any:
+        """New checkpoints and models become columns to choose, without a reload."""
+        rows = variant_choices(page, slug, language_of(request)) if slug else []
+        known = {name for _, name in rows}
+        return gr.Dropdown(rows, value=[name for name in chosen or [] if name in known])
+
     def on_profile(slug: str, request: gr.Request) -> Any:
         return [
             listing(slug, None, request),
@@ -475,6 +481,7 @@ def build(page: Page) -> None:
     saved = [page.profile, conversation, columns, blind, score]
     loaded = [page.profile, conversation, columns, blind, score, board, status]
     page.demo.load(on_load, [session, page.profile], loaded, js=RECALL, **shared).then(**viewer)
+    page.tab.select(look_again, [page.profile, columns], columns, **shared)
     page.profile.input(on_profile, page.profile, [conversation, columns, board], **shared).then(
         None, saved, None, js=REMEMBER
     )

@@ -8,7 +8,7 @@ from typing import Any
 
 import gradio as gr
 
-from charllm.core.catalog import CATALOG, EMBEDDED, ModelInfo, memory_estimate
+from charllm.core.catalog import CATALOG, EMBEDDED, ModelInfo, find_model, memory_estimate
 from charllm.core.models import embedded_available, is_ready
 from charllm.core.variants import Variant, load_endpoints, save_endpoints
 from charllm.data.errors import Text, UserError
@@ -111,11 +111,11 @@ def _model_row(model: ModelInfo, rows: int, length: int, request: gr.Request) ->
 def endpoints_html(page: Page, request: gr.Request) -> str:
     rows = load_endpoints(page.paths)
     if not rows:
-        words = Text("No endpoints yet.", "エンドポイントはまだありません。")
+        words = Text("None yet.", "まだありません。")
         return f'<p class="note">{escape(say(words, request))}</p>'
     cells = "".join(
-        f"<tr><td>{escape(v.name)}</td><td>{escape(v.model)}</td><td>{escape(v.base_url)}</td>"
-        f"<td>{'RAG' if v.rag else ''}</td></tr>"
+        f"<tr><td>{escape(v.label.in_(language_of(request)))}</td><td>{escape(v.model)}</td>"
+        f"<td>{escape(v.base_url or ('4-bit' if v.quantization == 'nf4' else '16-bit'))}</td></tr>"
         for v in rows
     )
     return f'<table class="plain"><tbody>{cells}</tbody></table>'
@@ -131,18 +131,28 @@ def add_endpoint(page: Page, name: str, base_url: str, model: str, rag: bool, ke
             "An endpoint needs an address (http://…/v1) and a model name.",
             "エンドポイントには URL（http://…/v1）とモデル名が必要です。",
         )
-    title = name.strip() or model.strip()
-    slug = "remote-" + (re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-") or "endpoint")
     if key.strip():
         set_session_key(key.strip(), url)
+    _keep(page, "remote", name.strip() or model.strip(), rag, model=model.strip(), base_url=url)
+
+
+def add_local(page: Page, name: str, model: str, rag: bool, four_bits: bool) -> None:
+    """Keep a local model as a variant: a folder, an id of the catalog or a fetched hub id."""
+    info = find_model(model.strip())
+    title = name.strip() or info.label
+    quantization = "nf4" if four_bits else "none"
+    _keep(page, "local", title, rag, model=model.strip(), quantization=quantization)
+
+
+def _keep(page: Page, kind: str, title: str, rag: bool, **fields: Any) -> None:
+    slug = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-") or "model"
     label = f"{title} + RAG" if rag else title
     variant = Variant(
-        name=slug + ("-rag" if rag else ""),
+        name=f"{kind}-{slug}" + ("-rag" if rag else ""),
         label_en=label,
         label_ja=label,
-        model=model.strip(),
         rag=rag,
-        base_url=url,
+        **fields,
     )
     kept = [v for v in load_endpoints(page.paths) if v.name != variant.name]
     save_endpoints(page.paths, [*kept, variant])
@@ -178,17 +188,32 @@ def build(page: Page) -> None:
             "モデルの形状からの見積もりです。太字は 24 GB に収まります。",
         )
     )
-    gr.Markdown(t("### Remote models as columns", "### 外部モデルを列に加える"))
+    gr.Markdown(t("### Other models as columns", "### ほかのモデルを列に加える"))
     endpoints = gr.HTML("", elem_id="endpoints")
     with gr.Row(equal_height=True):
-        name = gr.Textbox(label=t("Name", "名前"), elem_id="endpoint-name")
+        local_name = gr.Textbox("", label=t("Name", "名前"), elem_id="local-name")
+        local_model = gr.Textbox(
+            "",
+            label=t(
+                "Local: folder, catalog or hub id", "ローカル: フォルダー・カタログ・ハブの ID"
+            ),
+            scale=2,
+            elem_id="local-model",
+        )
+        local_rag = gr.Checkbox(False, label="RAG", min_width=80)
+        four_bits = gr.Checkbox(False, label=t("in 4 bits", "4ビットで"), min_width=100)
+        add_locally = gr.Button(t("Add", "追加"), elem_id="local-add")
+    with gr.Row(equal_height=True):
+        name = gr.Textbox("", label=t("Name", "名前"), elem_id="endpoint-name")
         url = gr.Textbox(
+            "",
             label=t("Address (OpenAI protocol)", "URL（OpenAI 互換）"),
             placeholder="http://127.0.0.1:8000/v1",
             elem_id="endpoint-url",
         )
-        model = gr.Textbox(label=t("Model", "モデル名"), elem_id="endpoint-model")
+        model = gr.Textbox("", label=t("Model", "モデル名"), elem_id="endpoint-model")
         key = gr.Textbox(
+            "",
             label=t("Key, this session only", "キー（このセッションのみ）"),
             type="password",
             elem_id="endpoint-key",
@@ -232,6 +257,16 @@ def build(page: Page) -> None:
             return [gr.skip(), gr.skip()]
         return [endpoints_html(page, request), ""]
 
+    def add_one_locally(
+        name: str, model: str, rag: bool, four_bits: bool, request: gr.Request
+    ) -> Any:
+        try:
+            add_local(page, name, model, rag, four_bits)
+        except UserError as error:
+            warn(error, request)
+            return gr.skip()
+        return endpoints_html(page, request)
+
     def remove_all(request: gr.Request) -> str:
         save_endpoints(page.paths, [])
         return endpoints_html(page, request)
@@ -246,4 +281,7 @@ def build(page: Page) -> None:
         slider.release(draw_catalog, [rows, length], catalog, **shared)
     prepare.click(start, None, state, **shared)
     add.click(add_one, [name, url, model, rag, key], [endpoints, key], **shared)
+    add_locally.click(
+        add_one_locally, [local_name, local_model, local_rag, four_bits], endpoints, **shared
+    )
     remove.click(remove_all, None, endpoints, **shared)
