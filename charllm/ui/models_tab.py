@@ -226,6 +226,7 @@ def build(page: Page) -> None:
     def show(count: float, tokens: float, request: gr.Request) -> Any:
         return [
             preparation(page, request)[0],
+            gr.Button(visible=not is_ready(page.paths, EMBEDDED)),
             catalog_html(int(count), int(tokens), request),
             endpoints_html(page, request),
         ]
@@ -234,8 +235,9 @@ def build(page: Page) -> None:
         """Only when the tab is opened: asking the accelerator imports torch."""
         return machine_html(page, request)
 
-    def tick(request: gr.Request) -> str:
-        return preparation(page, request)[0]
+    def tick(request: gr.Request) -> Any:
+        ready = is_ready(page.paths, EMBEDDED)
+        return [preparation(page, request)[0], gr.Button(visible=not ready)]
 
     def start(request: gr.Request) -> Any:
         if not embedded_available():
@@ -274,9 +276,9 @@ def build(page: Page) -> None:
     def draw_catalog(count: float, tokens: float, request: gr.Request) -> str:
         return catalog_html(int(count), int(tokens), request)
 
-    page.demo.load(show, [rows, length], [state, catalog, endpoints], **shared)
+    page.demo.load(show, [rows, length], [state, prepare, catalog, endpoints], **shared)
     page.tab.select(look_around, None, machine, **shared)
-    ticker.tick(tick, None, state, **shared)
+    ticker.tick(tick, None, [state, prepare], **shared)
     for slider in (rows, length):
         slider.release(draw_catalog, [rows, length], catalog, **shared)
     prepare.click(start, None, state, **shared)

@@ -107,6 +107,7 @@ def detail_html(run: Run, request: gr.Request) -> str:
             parts.append(f'<span class="note">{escape(say(quiet, request))}</span>')
     if status.error:
         parts.append(f"<span>{escape(say(status.error.text, request))}</span>")
+    parts.append(_latest_metrics(run))
     result = run.result()
     if result:
         shown = "".join(
@@ -117,6 +118,18 @@ def detail_html(run: Run, request: gr.Request) -> str:
         parts.append(f'<div class="pane"><dl>{shown}</dl></div>')
     kind = "bad" if status.error or status.state == "crashed" else ""
     return f'<div class="banner {kind}">{"".join(parts)}</div>'
+
+
+def _latest_metrics(run: Run) -> str:
+    """The newest value of everything the run measures; "" where it measures nothing."""
+    latest: dict[str, Any] = {}
+    for event in run.events():
+        if event.kind == "metric":
+            latest |= event.data
+    shown = " · ".join(
+        f"{key} {value:.4g}" for key, value in latest.items() if isinstance(value, int | float)
+    )
+    return f'<span class="note">{escape(shown)}</span>' if shown else ""
 
 
 def log_html(run: Run) -> str:
