@@ -27,7 +27,8 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 STATIC = Path(__file__).with_name("static")
-MAX_UPLOAD = "24mb"
+MAX_UPLOAD = "64mb"
+"""More than any card may have, so that a card that is too large is refused in our own words."""
 CSP = "; ".join(
     [
         "default-src 'self'",
