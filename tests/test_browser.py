@@ -173,6 +173,11 @@ def test_escape_stops_every_column(context: Any, server: Server) -> None:
     page.keyboard.press("Escape")
     wait_done(page, 4)
     assert "手動で停止" in page.locator("#board").inner_text()
+    ask(page, "別の昔話も、できるだけ詳しく話してください。")
+    page.wait_for_selector(".card[data-state=writing]", timeout=SLOW)
+    page.click("#stop.live", timeout=SLOW)
+    wait_done(page, 8)
+    assert page.locator("#stop.live").count() == 0
 
 
 def test_a_blind_vote_hides_names_until_it_is_given(context: Any, server: Server) -> None:

@@ -308,6 +308,7 @@
       state.turns.forEach(drawTurn);
       const live = state.turns.some((turn) => !turn.done);
       document.body.classList.toggle("charllm-live", live);
+      document.querySelector("#stop")?.classList.toggle("live", live);
       if (drawn.size > before || (live && atEnd)) window.scrollTo({ top: document.body.scrollHeight });
     }
     watch("value", draw);
