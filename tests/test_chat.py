@@ -59,7 +59,7 @@ def ask_all(chat: ChatService, text: str, names: list[str], **more: Any) -> tupl
 def test_the_four_columns_of_the_study(chat: ChatService, home: Paths) -> None:
     names = default_columns(home, "ayane")
     assert names == ["base", "rag", "ayane-a", "ayane-merged-rag"]
-    conversation, turn = ask_all(chat, NAME, names)
+    _, turn = ask_all(chat, NAME, names)
     shown = {column["id"]: column for column in turn.as_json(last=True)["columns"]}
     assert [shown[i]["kind"] for i in "ABCD"] == ["base", "rag", "adapter", "recipe"]
     for column in shown.values():

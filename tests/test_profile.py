@@ -5,17 +5,32 @@ from __future__ import annotations
 import pytest
 
 from charllm.data.config import Paths
-from charllm.data.dialogue import data_hash, load_dialogues, save_dialogues
+from charllm.data.dialogue import (
+    Dialogue,
+    Message,
+    data_hash,
+    load_dialogues,
+    save_dialogues,
+)
 from charllm.data.errors import EditConflict, UserError
 from charllm.data.files import new_folder, write_text
 from charllm.data.profile import (
     Profile,
+    copy_profile,
     list_profiles,
     load_profile,
     revision,
     save_profile,
 )
 from charllm.data.queries import load_queries, unknown_gold
+from charllm.data.text import (
+    first_lines,
+    lines_of,
+    near_duplicates,
+    ngrams,
+    normal_form,
+    script_shares,
+)
 
 
 def test_a_profile_comes_back_as_it_was_saved(paths: Paths) -> None:
@@ -44,6 +59,10 @@ def test_the_second_of_two_editors_is_told(paths: Paths) -> None:
         ("profile.yaml", b"name: ''\n", "name"),
         ("profile.yaml", b"name: A\nfavourite: tea\n", "favourite"),
         ("profile.yaml", b"name: A\nreply_length: 1\n", "reply_length"),
+        ("profile.yaml", b"name: A\ngreeting: 2024-13-45\n", "not valid YAML"),
+        ("profile.yaml", b"name: A\ngreeting: \x07\n", "not valid YAML"),
+        ("profile.yaml", b"- name\n", "not a table"),
+        ("profile.yaml", "name: 絢音\n".encode("utf-16"), "UTF-16"),
         ("profile.yaml", "name: 絢音\n".encode("cp932"), "Shift_JIS"),
         ("facts.txt", "名前は絢音。\n".encode("cp932"), "Shift_JIS"),
         ("facts.txt", ("x" * 501).encode(), "501 characters"),
@@ -120,3 +139,45 @@ def test_a_folder_appears_whole_or_not_at_all(paths: Paths) -> None:
         with new_folder(target) as work:
             (work / "file").write_text(text)
     assert (target / "file").read_text() == "second"
+
+
+def test_a_folder_in_the_making_is_no_profile(paths: Paths) -> None:
+    for name in (".magnus.x1", "Not A Slug", "empty"):
+        (paths.profiles / name).mkdir()
+    for name in (".magnus.x1", "Not A Slug"):
+        write_text(paths.profiles / name / "profile.yaml", "name: A\n")
+    assert list_profiles(paths) == ["ayane", "magnus"]
+
+
+def test_a_copy_never_replaces_a_profile(paths: Paths) -> None:
+    copy_profile(paths, "magnus", "other")
+    assert load_profile(paths, "other").facts == load_profile(paths, "magnus").facts
+    with pytest.raises(UserError, match="exists already"):
+        copy_profile(paths, "magnus", "ayane")
+    with pytest.raises(UserError, match="cannot be a profile name"):
+        copy_profile(paths, "magnus", "../out")
+
+
+def test_dialogues_keep_every_character_of_a_line(paths: Paths) -> None:
+    path = paths.datasets / "x.jsonl"
+    text = "one\u2028two\x85three\u2029\u0085「四」\r\n\x1cfive"
+    said = Dialogue(id="1", messages=(Message(role="assistant", content=text),))
+    save_dialogues(path, [said])
+    assert load_dialogues(path) == [said]
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n") + b"\r\n")
+    assert load_dialogues(path) == [said], "as an editor on Windows saves it"
+    path.write_bytes("質問".encode("cp932"))
+    with pytest.raises(UserError, match="line 1: not UTF-8; it looks like Shift_JIS"):
+        load_dialogues(path)
+
+
+def test_text_measures() -> None:
+    assert normal_form("Ｈｅｌｌｏ、 World！") == "helloworld"
+    assert ngrams("ab", 3) == {"ab": 1} and not ngrams("", 3)
+    pairs = near_duplicates(["わたくしは絢音ですわ。", "わたくしは絢音ですわ！", "ごきげんよう"])
+    assert pairs == [(0, 1, 1.0)]
+    assert near_duplicates(["abcdef"], against=["xyz", "ABC DEF"]) == [(0, 1, 1.0)]
+    assert script_shares("あa") == {"ja": 0.5, "en": 0.5}
+    assert script_shares("123") == {"ja": 0.0, "en": 0.0}
+    assert first_lines("a\n b", 3) == "a b" and first_lines("abcd", 3) == "ab…"
+    assert lines_of(["a\n\n b ", ""]) == ["a", "b"]
