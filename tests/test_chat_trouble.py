@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import shutil
 import socket
@@ -310,7 +309,6 @@ def test_the_model_is_given_back_to_a_run_that_wants_it(chat: ChatService, world
     try:
         assert run.stdout.readline() == "got it\n"
         assert not engine_of(chat).loaded
-        gc.collect()
         assert model() is None, "the memory is free as well"
         with pytest.raises(UserError, match="train run toy"):
             ask_alone_hurried(world)
