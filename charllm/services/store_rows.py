@@ -17,11 +17,11 @@ Row = TypeVar("Row")
 MIGRATIONS = (
     """
     CREATE TABLE conversations (
-        id INTEGER PRIMARY KEY, profile TEXT NOT NULL, title TEXT NOT NULL,
+        id INTEGER PRIMARY KEY AUTOINCREMENT, profile TEXT NOT NULL, title TEXT NOT NULL,
         variants TEXT NOT NULL, settings TEXT NOT NULL, created REAL NOT NULL, updated REAL NOT NULL
     );
     CREATE TABLE turns (
-        id INTEGER PRIMARY KEY,
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
         conversation INTEGER NOT NULL REFERENCES conversations(id) ON DELETE CASCADE,
         n INTEGER NOT NULL, question TEXT NOT NULL, blind INTEGER NOT NULL,
         hidden INTEGER NOT NULL DEFAULT 0, created REAL NOT NULL
