@@ -1,278 +1,482 @@
-"""The real dashboard in headless Chromium: ask, watch, stop, reload, vote, edit."""
+"""The real dashboard in headless Chromium: ask, watch, stop, reload, vote, edit.
+
+Nothing is replaced: the server is a process of its own, the answers come from the embedded model.
+"""
 
 from __future__ import annotations
 
-import os
+import json
 import shutil
-import socket
-import sqlite3
-import subprocess
-import sys
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from browser import (
+    ENDED,
+    FLAGS,
+    WRITING,
+    Dashboard,
+    Visitor,
+    ask,
+    choose,
+    go_to,
+    names,
+    number,
+    ramble,
+    running,
+    texts,
+    toasts,
+    until,
+    wait_count,
+    wait_value,
+)
 
-from charllm.data.config import ROOT
+from charllm.core.model_files import weights_hash
+from charllm.core.variants import default_columns
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(400)]
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or ""
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking"]
-SLOW = 120_000
-
-
-@dataclass
-class Server:
-    url: str
-    root: Path
-    workspace: Path
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory, base_folder: Path) -> Iterator[Server]:
-    top = tmp_path_factory.mktemp("dashboard")
-    root, workspace = top / "root", top / "workspace"
-    for name in ("profiles", "datasets", "checkpoints", "recipes"):
-        shutil.copytree(ROOT / name, root / name)
-    (workspace / "models").mkdir(parents=True)
-    (workspace / "models" / base_folder.name).symlink_to(base_folder)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    env = {**os.environ, "CHARLLM_ROOT": str(root), "CHARLLM_HOME": str(workspace)}
-    log = (top / "log.txt").open("wb")
-    process = subprocess.Popen(
-        [sys.executable, str(ROOT / "app.py"), "--port", str(port)], env=env, stdout=log, stderr=log
-    )
-    url = f"http://127.0.0.1:{port}"
-    try:
-        deadline = time.monotonic() + 90
-        while True:
-            try:
-                urllib.request.urlopen(url, timeout=5).read()
-                break
-            except OSError:
-                assert process.poll() is None, (top / "log.txt").read_text()
-                assert time.monotonic() < deadline, (top / "log.txt").read_text()
-                time.sleep(0.2)
-        yield Server(url, root, workspace)
-    finally:
-        process.terminate()
-        process.wait(30)
-        log.close()
+FACT = "#table-facts [data-row='0'] textarea[data-column=fact]"
+NAME = "#field-name :is(input, textarea)"
+SAVED = "#character-status .banner.good"
+REFUSED = "#character-status .banner.bad"
+EVIL = (
+    '<img src=x onerror="window.owned=1"><script>window.owned=2</script></script>'
+    "${window.owned=3}{{window.owned=4}}"
+)
+# Notes, twenty times a second, how long each column's text is and how many are being written.
+SAMPLER = """() => {
+  window.samples = [];
+  setInterval(() => window.samples.push({
+    writing: document.querySelectorAll(".card[data-state=writing]").length,
+    lengths: [...document.querySelectorAll(".card")].map((card) =>
+      card.dataset.state === "waiting" ? 0 : card.querySelector(".text").textContent.length),
+  }), 50);
+}"""
 
 
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Any]:
     sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    if not CHROMIUM:
+    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
+    if not found:
         pytest.skip("no Chromium on this machine: install it to run the browser tests")
     with sync_api.sync_playwright() as player:
-        browser = player.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        browser = player.chromium.launch(executable_path=found, args=FLAGS)
         yield browser
         browser.close()
 
 
+@pytest.fixture(scope="module")
+def board(
+    chromium: Any, tmp_path_factory: pytest.TempPathFactory, base_folder: Path
+) -> Iterator[Dashboard]:
+    with running(tmp_path_factory.mktemp("dashboard"), base_folder) as started:
+        yield started
+
+
 @pytest.fixture
-def context(chromium: Any, server: Server) -> Iterator[Any]:
-    """A fresh browser profile; every request has to stay on this machine, every script clean."""
-    made = chromium.new_context(
-        locale="ja-JP", viewport={"width": 1440, "height": 900}, accept_downloads=True
-    )
-    foreign: list[str] = []
-    errors: list[str] = []
-
-    def watch(page: Any) -> None:
-        page.on("pageerror", lambda error: errors.append(str(error)))
-        page.on(
-            "request",
-            lambda request: (
-                None
-                if request.url.startswith((server.url, "data:", "blob:"))
-                else foreign.append(request.url)
-            ),
-        )
-
-    made.on("page", watch)
+def visitor(chromium: Any, board: Dashboard) -> Iterator[Visitor]:
+    made = Visitor(chromium, board)
     yield made
-    made.close()
-    assert foreign == [] and errors == []
+    made.context.close()
+    assert made.foreign == [] and made.errors == []
 
 
-def open_page(context: Any, server: Server) -> Any:
-    page = context.new_page()
-    page.goto(server.url)
-    page.wait_for_selector("#send", timeout=SLOW)
-    page.wait_for_selector("#board .board > *", timeout=SLOW)
-    return page
+@pytest.fixture
+def columns(board: Dashboard) -> int:
+    """Four where the character has checkpoints, else two."""
+    return len(default_columns(board.paths, "ayane"))
 
 
-def ask(page: Any, text: str) -> None:
-    page.fill("#composer textarea", text)
-    page.press("#composer textarea", "Control+Enter")
+# --- answers ------------------------------------------------------------------------------------
 
 
-def cards(page: Any, state: str) -> int:
-    return int(page.locator(f".card[data-state={state}]").count())
-
-
-def wait_done(page: Any, count: int) -> None:
-    page.wait_for_function(
-        f"document.querySelectorAll('.card[data-state=done]').length === {count}", timeout=SLOW
-    )
-
-
-def test_four_columns_answer_side_by_side(context: Any, server: Server) -> None:
-    page = open_page(context, server)
-    assert page.locator(".suggestion").count() == 3
+def test_a_first_question_is_answered_side_by_side_and_scored(
+    visitor: Visitor, board: Dashboard, columns: int, base_folder: Path
+) -> None:
+    page = visitor.open()
+    assert page.locator(".empty h2").inner_text() == "話しかけて、くらべる"
+    assert page.evaluate("document.documentElement.lang") == "ja"
+    question, *others = texts(page, ".suggestion")
+    assert len(others) == 2
     page.locator(".suggestion").first.click()
+    assert page.input_value("#composer textarea") == question
+    page.evaluate(SAMPLER)
     page.press("#composer textarea", "Control+Enter")
-    page.wait_for_function(
-        "document.querySelectorAll('.card[data-state=writing]').length >= 2", timeout=SLOW
-    )
-    wait_done(page, 4)
-    page.wait_for_function("document.querySelectorAll('.score b').length === 4", timeout=SLOW)
-    assert all(text.strip() for text in page.locator(".card .text").all_inner_texts())
-    last = page.locator(".card").nth(3)
-    last.locator("summary").click()
-    last.locator("[data-pane=facts]").click()
-    assert "名前は小野寺絢音。" in last.inner_text()
-    last.locator("[data-pane=prompt]").click()
-    assert "質問：" in last.inner_text()
-    last.locator("[data-pane=run]").click()
-    assert "gemma-3-270m@" in last.inner_text()
+    page.wait_for_selector(WRITING)
+    assert page.input_value("#composer textarea") == ""
+    wait_count(page, ENDED, columns)
+    samples = page.evaluate("window.samples")
+    assert max(sample["writing"] for sample in samples) >= 2
+    grown = [{s["lengths"][n] for s in samples if s["lengths"]} for n in range(columns)]
+    assert max(len(lengths) for lengths in grown) >= 4, "the text did not come bit by bit"
+
+    wait_count(page, ".score b", columns)
+    assert all(1 <= number(score) <= 7 for score in texts(page, ".score b"))
+    assert names(page) == board.labels()
+    stored = board.replies(question)
+    assert texts(page, ".card .text") == [row["text"].strip() for row in stored]
+    _check_details(page.locator(".card").last, stored[-1], question, base_folder)
 
 
-def test_reload_in_the_middle_finds_the_conversation(context: Any, server: Server) -> None:
-    page = open_page(context, server)
+def _check_details(card: Any, row: Any, question: str, base_folder: Path) -> None:
+    """Of a column that looks facts up: its facts, its exact prompt, and what ran."""
+    from tokenizers import Tokenizer
+
+    card.locator("summary").click()
+    card.locator("[data-pane=facts]").click()
+    used = card.locator(".fact.used").first
+    assert used.locator("span").first.inner_text() == "名前は小野寺絢音。"
+    threshold = number(card.locator(".pane .note").last.inner_text())
+    assert threshold <= number(used.locator(".value").inner_text()) <= 1
+    card.locator("[data-pane=prompt]").click()
+    prompt = card.locator(".pane pre").inner_text()
+    assert prompt == row["prompt"] and question in prompt and "・名前は小野寺絢音。" in prompt
+    tokenizer = Tokenizer.from_file(str(base_folder / "tokenizer.json"))
+    count = len(tokenizer.encode(prompt, add_special_tokens=False).ids)
+    assert number(card.locator(".pane .note").inner_text()) == count == row["prompt_tokens"]
+    card.locator("[data-pane=run]").click()
+    weights = card.locator(".pane dd").first.inner_text()
+    assert f"gemma-3-270m@{weights_hash(base_folder)[:10]}" in weights == row["weights"]
+
+
+def test_a_reload_in_the_middle_finds_the_conversation(visitor: Visitor, columns: int) -> None:
+    page = visitor.open()
+    ramble(page, 160)
     ask(page, "好きな食べ物は何ですか？")
-    page.wait_for_function("document.querySelectorAll('.card').length === 4", timeout=SLOW)
-    page.reload()
-    page.wait_for_selector(".card", timeout=SLOW)
-    assert page.locator(".said").inner_text() == "好きな食べ物は何ですか？"
-    wait_done(page, 4)
-    second = open_page(context, server)
-    second.wait_for_selector(".card", timeout=SLOW)
-    assert second.locator(".card .text").all_inner_texts() == (
-        page.locator(".card .text").all_inner_texts()
-    )
+    page.wait_for_selector(WRITING)
+    visitor.reload(page)
+    page.wait_for_selector(WRITING)
+    assert texts(page, ".said") == ["好きな食べ物は何ですか？"]
+    second = visitor.open()
+    second.wait_for_selector(".card")
+    for tab in (page, second):
+        wait_count(tab, ENDED, columns)
+    assert texts(second, ".card .text") == texts(page, ".card .text")
+    assert all(texts(page, ".card .text"))
+    assert page.input_value("#composer textarea") == "", "what was sent came back as a draft"
 
 
-def test_escape_stops_every_column(context: Any, server: Server) -> None:
-    page = open_page(context, server)
-    page.click("#settings button")
-    page.fill("input[aria-label*='最大トークン数'][type=number]", "1000")
-    page.press("input[aria-label*='最大トークン数'][type=number]", "Enter")
+def test_a_draft_survives_a_reload(visitor: Visitor) -> None:
+    page = visitor.open()
+    page.fill("#composer textarea", "まだ送っていない")
+    visitor.reload(page)
+    wait_value(page, "#composer textarea", "まだ送っていない")
+
+
+def test_one_column_or_all_can_be_stopped(visitor: Visitor, columns: int) -> None:
+    page = visitor.open()
+    ramble(page, 1000)
     ask(page, "長い長い昔話を、できるだけ詳しく話してください。")
-    page.wait_for_selector(".card[data-state=writing]", timeout=SLOW)
+    wait_count(page, WRITING, columns)
+    page.locator(".card").first.locator("[aria-label='この列を止める']").click()
+    wait_count(page, ENDED, 1)
+    assert "手動で停止" in page.locator(".card").first.inner_text()
+    assert page.locator(WRITING).count() == columns - 1
     page.keyboard.press("Escape")
-    wait_done(page, 4)
-    assert "手動で停止" in page.locator("#board").inner_text()
+    wait_count(page, ENDED, columns)
+    assert texts(page, ".card .chips .chip.bad") == ["手動で停止"] * columns
     ask(page, "別の昔話も、できるだけ詳しく話してください。")
-    page.wait_for_selector(".card[data-state=writing]", timeout=SLOW)
-    page.click("#stop.live", timeout=SLOW)
-    wait_done(page, 8)
+    page.wait_for_selector(WRITING)
+    page.click("#stop.live")
+    wait_count(page, ENDED, 2 * columns)
+    assert "手動で停止" in page.locator(".turn").last.inner_text()
     assert page.locator("#stop.live").count() == 0
 
 
-def test_a_blind_vote_hides_names_until_it_is_given(context: Any, server: Server) -> None:
-    page = open_page(context, server)
+def test_a_new_conversation_is_not_overwritten_by_the_last_answer(
+    visitor: Visitor, board: Dashboard, columns: int
+) -> None:
+    page = visitor.open()
+    ramble(page, 64)
+    ask(page, "途中で離れる質問です。")
+    page.wait_for_selector(WRITING)
+    page.click("#clear")
+    page.wait_for_selector(".empty")
+    page.evaluate(SAMPLER)
+    assert until(lambda: len(board.replies("途中で離れる質問です。")) == columns)
+    go_to(page, "実行")  # a round trip later, whatever the old answer sent has been drawn
+    page.wait_for_selector("#runs-table p, #runs-table table")
+    go_to(page, "チャット")
+    page.wait_for_selector(".empty")
+    assert all(sample["lengths"] == [] for sample in page.evaluate("window.samples"))
+    choose(page, "#conversation", "途中で離れる質問です。")
+    wait_count(page, ENDED, columns)
+    assert texts(page, ".said") == ["途中で離れる質問です。"]
+
+
+def test_a_blind_vote_hides_names_until_it_is_given(
+    visitor: Visitor, board: Dashboard, columns: int
+) -> None:
+    page = visitor.open()
     page.check("#blind input")
     ask(page, "お名前を教えてください")
-    wait_done(page, 4)
-    page.wait_for_selector("[data-vote='1']", timeout=SLOW)
-    shown = page.locator("#board").inner_text()
-    assert "ベース" not in shown and "RAG" not in shown and page.locator(".score").count() == 0
-    page.click("[data-vote='1']")
-    page.wait_for_function(
-        "document.querySelector('#board').innerText.includes('ベース')", timeout=SLOW
-    )
-    with sqlite3.connect(server.workspace / "charllm.sqlite") as db:
-        rows = db.execute("SELECT choice, shown, blind FROM votes").fetchall()
-    assert len(rows) == 1 and rows[0][2] == 1 and rows[0][0] in rows[0][1]
+    wait_count(page, ENDED, columns)
+    page.wait_for_selector("[data-vote='2']")
+    assert names(page) == list("ABCDEF"[:columns])
+    assert page.locator(".score").count() == page.locator(".more").count() == 0
+    assert not any(label in page.locator("#board").inner_text() for label in board.labels())
+    page.locator("#composer textarea").blur()
+    page.keyboard.press("2")
+    page.wait_for_selector("#board .more")
+    (vote,) = board.rows("SELECT choice, shown, blind FROM votes")
+    shown = json.loads(vote["shown"])
+    assert vote["choice"] == shown[1] and vote["blind"] == 1
+    assert sorted(shown) == sorted(default_columns(board.paths, "ayane"))
+    assert names(page) == board.labels(names=shown)
+    assert board.labels(names=[shown[1]])[0] in page.locator(".votes").inner_text()
+    wait_count(page, ".score b", columns)
+    page.keyboard.press("1")
+    visitor.reload(page)
+    page.wait_for_selector(".card")
+    assert names(page) == board.labels(names=shown)
+    assert len(board.rows("SELECT id FROM votes")) == 1
 
 
-def test_markup_is_text_and_long_questions_are_refused(context: Any, server: Server) -> None:
-    page = open_page(context, server)
-    evil = "<img src=x onerror=\"document.title='owned'\">${document.title='owned'}</script>"
-    ask(page, evil)
-    page.wait_for_selector(".said", timeout=SLOW)
-    assert page.locator(".said").inner_text() == evil
-    wait_done(page, 4)
-    assert page.title() == "charllm" and page.locator("#board img").count() == 0
+def test_edit_regenerate_export_and_begin_anew(
+    visitor: Visitor, board: Dashboard, columns: int
+) -> None:
+    page = visitor.open()
+    ask(page, "ご趣味は？")
+    wait_count(page, ENDED, columns)
+    page.click("[aria-label='編集して再送信']")
+    page.fill(".editarea", "休みの日は何をしますか？")
+    page.click(".editbar .primary")
+    page.wait_for_selector(".said:text-is('休みの日は何をしますか？')")
+    wait_count(page, ENDED, columns)
+    assert texts(page, ".said") == ["休みの日は何をしますか？"]
+    before = texts(page, ".card .text")
+    page.locator("[aria-label='この答えを生成し直す']").nth(1).click()
+    wait_count(page, ENDED, columns - 1)
+    wait_count(page, ENDED, columns)
+    after = texts(page, ".card .text")
+    assert after[:1] + after[2:] == before[:1] + before[2:]
+    with page.expect_download() as download:
+        page.click("#export-jsonl")
+    lines = Path(download.value.path()).read_text(encoding="utf-8").splitlines()
+    said = [json.loads(line)["messages"] for line in lines]
+    assert [messages[1]["content"].strip() for messages in said] == after
+    assert {messages[0]["content"] for messages in said} == {"休みの日は何をしますか？"}
+    page.click("#clear")
+    page.wait_for_selector(".empty")
+    assert page.input_value("#conversation input") == ""
+    choose(page, "#conversation", "ご趣味は？")
+    wait_count(page, ENDED, columns)
+    page.click("#delete-conversation")
+    page.wait_for_selector(".empty")
+    assert board.replies("休みの日は何をしますか？") == []
+
+
+def test_markup_is_text_and_long_questions_are_refused(visitor: Visitor, columns: int) -> None:
+    page = visitor.open()
+    ask(page, EVIL)
+    wait_count(page, ENDED, columns)
+    assert texts(page, ".said") == [EVIL]
+    assert page.locator("#board :is(img, script)").count() == 0
     ask(page, "あ" * 20_000)
-    page.wait_for_selector("text=20,000 文字", timeout=SLOW)
-    assert len(page.input_value("#composer textarea")) == 20_000
+    assert "20,000 文字" in toasts(page)
+    assert page.input_value("#composer textarea") == "あ" * 20_000
+    visitor.reload(page)
+    page.wait_for_selector(".card")
+    assert texts(page, ".said") == [EVIL] and page.evaluate("window.owned") is None
 
 
-def test_language_and_theme_are_remembered(context: Any, server: Server) -> None:
-    page = open_page(context, server)
-    assert page.locator("#send").inner_text() == "送信"
+def test_keys_of_the_input_method_send_nothing(visitor: Visitor, board: Dashboard) -> None:
+    page = visitor.open()
+    before = len(board.rows("SELECT id FROM turns"))
+    page.fill("#composer textarea", "かんじ")
+    page.evaluate(
+        """() => document.querySelector("#composer textarea").dispatchEvent(new KeyboardEvent(
+          "keydown", {key: "Enter", ctrlKey: true, isComposing: true, bubbles: true}))"""
+    )
+    page.press("#composer textarea", "Enter")
+    assert page.input_value("#composer textarea") == "かんじ\n"
+    page.fill("#composer textarea", "")
+    page.press("#composer textarea", "Control+Enter")
+    assert "質問を入力してください" in toasts(page)
+    assert len(board.rows("SELECT id FROM turns")) == before and page.locator(".card").count() == 0
+
+
+# --- the page -----------------------------------------------------------------------------------
+
+
+def test_language_and_theme_are_remembered(visitor: Visitor) -> None:
+    page = visitor.open()
+
+    def dark() -> bool:
+        return "dark" in page.evaluate("document.body.className").split()
+
+    assert page.locator("#send").inner_text() == "送信" and not dark()
     page.click("[data-theme-switch]")
-    page.click("[data-language=en]")
-    page.wait_for_function("document.querySelector('#send')?.innerText === 'Send'", timeout=SLOW)
-    assert "dark" in page.evaluate("document.body.className")
-    page.reload()
-    page.wait_for_function("document.querySelector('#send')?.innerText === 'Send'", timeout=SLOW)
-    assert "dark" in page.evaluate("document.body.className")
+    visitor.leave(page, "[data-language=en]")
+    for _ in range(2):
+        page.wait_for_selector("#send:text-is('Send')")
+        assert texts(page, "button[role=tab]") == ["Chat", "Character", "Models", "Runs"]
+        assert page.locator(".empty h2").inner_text() == "Ask, and compare" and dark()
+        visitor.reload(page)
+    page.click("[data-theme-switch]")
+    visitor.reload(page)
+    assert not dark()
+    visitor.leave(page, "[data-language=ja]")
+    page.wait_for_selector("#send:text-is('送信')")
 
 
-def test_facts_are_saved_undone_and_never_overwritten(context: Any, server: Server) -> None:
-    facts = server.root / "profiles" / "ayane" / "facts.txt"
-    before = facts.read_text(encoding="utf-8")
-    first, second = open_page(context, server), open_page(context, server)
-    for page in (first, second):
-        page.click("button[role=tab]:has-text('キャラクター')")
-        page.wait_for_selector("#table-facts .editrow", timeout=SLOW)
-    cell = "#table-facts [data-row='0'] textarea[data-column=fact]"
-    first.fill(cell, "<b>名前</b>は小野寺絢音。")
-    first.locator(cell).blur()
-    first.wait_for_selector("#character-status .banner.good", timeout=SLOW)
-    changed = facts.read_text(encoding="utf-8")
-    assert changed.startswith("<b>名前</b>は小野寺絢音。\n")
-    second.fill(cell, "別の名前。")
-    second.locator(cell).blur()
-    second.wait_for_selector("#character-status .banner.bad", timeout=SLOW)
-    assert facts.read_text(encoding="utf-8") == changed
-    assert second.input_value(cell) == "別の名前。"
+def test_the_server_answers_loopback_names_only(board: Dashboard) -> None:
+    for path in ("/", "/config", "/charllm-static/board.js"):
+        with urllib.request.urlopen(board.url + path, timeout=20) as answer:
+            assert "default-src 'self'" in answer.headers["content-security-policy"]
+            assert answer.headers["x-content-type-options"] == "nosniff"
+        request = urllib.request.Request(board.url + path, headers={"Host": "evil.example"})
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            urllib.request.urlopen(request, timeout=20)
+        assert refused.value.code == 421
+
+
+def test_models_and_runs_open(visitor: Visitor) -> None:
+    page = visitor.open()
+    go_to(page, "モデル")
+    page.wait_for_selector("#machine dl")
+    page.wait_for_selector("#embedded-state .banner")
+    assert "Gemma 3 270M" in page.locator("#catalog").inner_text()
+    go_to(page, "キャラクター")
+    page.click("#rebuild")
+    page.wait_for_selector("#index-state .banner.good")
+    go_to(page, "実行")
+    page.wait_for_selector("#runs-table .state.done")
+    assert "事実の索引" in page.locator("#runs-table").inner_text()
+
+
+# --- the character ------------------------------------------------------------------------------
+
+
+def open_character(visitor: Visitor) -> Any:
+    page = visitor.open()
+    go_to(page, "キャラクター")
+    wait_value(page, FACT, "名前は小野寺絢音。")
+    wait_value(page, NAME, "小野寺絢音")
+    return page
+
+
+def edit(page: Any, text: str) -> None:
+    page.fill(FACT, text)
+    page.locator(FACT).blur()
+
+
+def test_facts_are_saved_undone_and_never_overwritten(visitor: Visitor, board: Dashboard) -> None:
+    def stored() -> str:
+        return board.read("profiles", "ayane", "facts.txt")
+
+    before = stored()
+    own = before.splitlines()[0]
+    first, second = open_character(visitor), open_character(visitor)
+    edit(first, EVIL)
+    first.wait_for_selector(SAVED)
+    changed = stored()
+    assert changed.splitlines() == [EVIL, *before.splitlines()[1:]]
+    edit(second, "別の名前。")
+    second.wait_for_selector(REFUSED)
+    assert "別の画面で変更されました" in second.locator(REFUSED).inner_text()
+    assert stored() == changed and second.input_value(FACT) == "別の名前。"
+    second.click("#reload")
+    wait_value(second, FACT, EVIL)
+    second.fill("#playground :is(input, textarea)", EVIL)
+    second.click("#playground-go")
+    second.wait_for_selector("#playground-hits .hit.used")
+    assert EVIL in texts(second, "#playground-hits .hit > span:first-child")
+    for button, shown, file in (("#undo", own, before), ("#redo", EVIL, changed)) * 2:
+        first.click(button)
+        wait_value(first, FACT, shown)
+        assert stored() == file
     first.click("#undo")
-    deadline = time.monotonic() + 30
-    while facts.read_text(encoding="utf-8") != before and time.monotonic() < deadline:
-        time.sleep(0.2)
-    assert facts.read_text(encoding="utf-8") == before
+    wait_value(first, FACT, own)
+    assert second.evaluate("window.owned") is None and first.evaluate("window.owned") is None
+    edit(first, "もう一度。")
+    assert until(lambda: stored().startswith("もう一度。\n"))
+    first.click("#undo")
+    wait_value(first, FACT, own)
+    assert stored() == before
 
 
-def test_playground_cards_models_and_runs(context: Any, server: Server, tmp_path: Path) -> None:
-    page = open_page(context, server)
-    page.click("button[role=tab]:has-text('キャラクター')")
-    page.fill("#playground textarea, #playground input", "飼っている猫の名前は？")
+def test_a_page_never_conflicts_with_itself(visitor: Visitor, board: Dashboard) -> None:
+    """A row and a field that are saved at the same moment are both kept."""
+    page = open_character(visitor)
+
+    def kept(name: str, fact: str) -> bool:
+        data = board.read("profiles", "ayane", "profile.yaml")
+        facts = board.read("profiles", "ayane", "facts.txt")
+        return f"\nname: {name}\n" in f"\n{data}" and facts.startswith(f"{fact}\n")
+
+    for name, fact in (("絢音", "名前は絢音。"), ("小野寺絢音", "名前は小野寺絢音。")):
+        page.fill(FACT, fact)
+        page.fill(NAME, name)
+        page.locator(NAME).blur()
+        assert until(lambda name=name, fact=fact: kept(name, fact), 30)
+    assert page.locator(REFUSED).count() == 0
+    assert page.locator(SAVED).count() == 1
+
+
+def test_the_playground_lists_facts_over_a_threshold(visitor: Visitor) -> None:
+    page = open_character(visitor)
+    page.fill("#playground :is(input, textarea)", "飼っている猫の名前は？")
     page.click("#playground-go")
-    page.wait_for_selector("#playground-hits .hit.used em", timeout=SLOW)
-    assert "ショコラ" in page.locator("#playground-hits").inner_text()
+    page.wait_for_selector("#playground-hits .hit.used em")
+    assert "ショコラ" in page.locator("#playground-hits .hit.used").first.inner_text()
+    values = [number(text) for text in texts(page, "#playground-hits .value")]
+    assert values == sorted(values, reverse=True) and len(values) == 8
+    threshold = number(page.locator("#playground-hits .note").inner_text())
+    used = page.locator("#playground-hits .hit.used").count()
+    assert used == sum(value >= threshold for value in values) > 0
+    assert page.locator("#playground-hits .hit em").count() == 8
+
+
+def test_cards_go_out_and_come_in(visitor: Visitor, board: Dashboard, tmp_path: Path) -> None:
+    page = open_character(visitor)
+
+    def upload(path: Path) -> None:
+        with page.expect_file_chooser() as chooser:
+            page.click("#card-upload")
+        chooser.value.set_files(str(path))
+
+    profiles = {folder.name for folder in board.paths.profiles.iterdir()}
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"\x89PNG\r\n\x1a\n torn")
-    with page.expect_file_chooser(timeout=SLOW) as chooser:
-        page.click("#card-upload")
-    chooser.value.set_files(str(broken))
-    page.wait_for_selector("#card-report .banner.bad", timeout=SLOW)
-    with page.expect_download(timeout=SLOW) as download:
+    upload(broken)
+    page.wait_for_selector("#card-report .banner.bad")
+    assert "PNG" in page.locator("#card-report .banner.bad").inner_text()
+    with page.expect_download() as download:
         page.click("#card-export")
-    assert Path(download.value.path()).read_bytes().startswith(b"\x89PNG")
-    page.click("button[role=tab]:has-text('モデル')")
-    page.wait_for_selector("#machine dl", timeout=SLOW)
-    page.click("button[role=tab]:has-text('実行')")
-    page.wait_for_selector("#runs-table p, #runs-table table", timeout=SLOW)
+    card = tmp_path / download.value.suggested_filename
+    download.value.save_as(card)
+    assert card.name == "ayane.png" and card.read_bytes().startswith(b"\x89PNG")
+    upload(card)
+    page.wait_for_selector("#card-report .banner.good")
+    (slug,) = {folder.name for folder in board.paths.profiles.iterdir()} - profiles
+    assert board.read("profiles", slug, "facts.txt") == board.read("profiles", "ayane", "facts.txt")
+    wait_value(page, "#profile input", f"小野寺絢音 ({slug})")
 
 
-def test_the_server_answers_loopback_names_only(server: Server) -> None:
-    with urllib.request.urlopen(server.url, timeout=20) as answer:
-        assert "default-src 'self'" in answer.headers["content-security-policy"]
-    request = urllib.request.Request(server.url, headers={"Host": "evil.example"})
-    with pytest.raises(urllib.error.HTTPError) as refused:
-        urllib.request.urlopen(request, timeout=20)
-    assert refused.value.code == 421
+def test_the_chat_follows_the_character(visitor: Visitor, board: Dashboard, columns: int) -> None:
+    """A character that was made in the Character tab is asked at once, with columns of its own."""
+    page = visitor.open()
+    ask(page, "おはよう")
+    wait_count(page, ENDED, columns)
+    go_to(page, "キャラクター")
+    page.fill("#new-name :is(input, textarea)", "newcomer")
+    page.click("#create")
+    wait_value(page, "#profile input", "newcomer")
+    go_to(page, "チャット")
+    page.wait_for_selector(".empty")
+    assert page.input_value("#conversation input") == ""
+    ask(page, "おはよう")
+    wait_count(page, ENDED, 2)
+    assert names(page) == board.labels("newcomer", ["base", "rag"])
+    visitor.reload(page)
+    wait_count(page, ENDED, 2)
+    choose(page, "#profile", "ayane")
+    page.wait_for_selector(".empty")
+    choose(page, "#conversation", "おはよう")
+    wait_count(page, ENDED, columns)
+    assert names(page) == board.labels()

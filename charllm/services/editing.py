@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 import time
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -43,6 +44,38 @@ class Saved:
     revision: str
     can_undo: bool
     can_redo: bool
+
+
+class OwnSteps:
+    """Where an editor's own saves have led, for saves that were under way at the same time.
+
+    A save names the revision that its editor had seen when it was sent; an earlier one of the same
+    editor may have been stored since, and that is no conflict. Hold ``lock`` from looking to
+    saving.
+    """
+
+    KEPT = 1000
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self._next: dict[tuple[str, str, str], str] = {}
+
+    def follow(self, editor: str, slug: str, seen: str) -> str:
+        """The revision that ``seen`` has become by the editor's own saves."""
+        while (key := (editor, slug, seen)) in self._next:
+            seen = self._next[key]
+        return seen
+
+    def add(self, editor: str, slug: str, seen: str, saved: str) -> None:
+        self.arrive(editor, slug, saved)
+        if saved != seen:
+            self._next[editor, slug, seen] = saved
+        while len(self._next) > self.KEPT:
+            del self._next[next(iter(self._next))]
+
+    def arrive(self, editor: str, slug: str, revision: str) -> None:
+        """The editor is at this revision now, perhaps again: no step leads on from it."""
+        self._next.pop((editor, slug, revision), None)
 
 
 def save(paths: Paths, profile: Profile, expected: str, what: str) -> Saved:

@@ -6,11 +6,13 @@ and kept here, and nothing is overwritten. Every change can be taken back.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from itertools import count
 from typing import Any
 
 import gradio as gr
 
-from charllm.data.errors import EditConflict, Text, UserError
+from charllm.data.errors import Text, UserError
 from charllm.data.profile import Profile, load_profile, revision, save_profile
 from charllm.services import editing
 from charllm.ui import card_panel, retrieval_panel
@@ -26,6 +28,8 @@ EXAMPLE_COLUMNS = [
     {"key": "reply", "label": {"en": "The character answers", "ja": "返答"}, "width": "1"},
 ]
 SAVED = Text("Saved", "保存しました")
+Change = Callable[[Profile], Profile]
+_drawings = count(1)
 
 
 # --- data ---------------------------------------------------------------------------------------
@@ -46,7 +50,9 @@ def example_rows(profile: Profile, force: bool = False) -> dict[str, Any]:
 def _rows(
     profile: Profile, columns: list[dict[str, Any]], rows: list[dict[str, str]], force: bool
 ) -> dict[str, Any]:
-    return {"owner": profile.slug, "columns": columns, "rows": rows, "force": force}
+    # Never twice the same number: a value that did not change would not be drawn again.
+    drawn = next(_drawings) if force else 0
+    return {"owner": profile.slug, "columns": columns, "rows": rows, "force": drawn}
 
 
 def with_facts(profile: Profile, rows: list[dict[str, Any]]) -> Profile:
@@ -241,43 +247,45 @@ def build(page: Page) -> None:
         except UserError as error:
             note = banner(error.in_(language_of(request)), "bad")
             return [gr.skip()] * (len(everything) - 1) + [note]
+        stored = revision(page.paths, slug)
+        steps.arrive(editor(request), slug, stored)
         return [
-            revision(page.paths, slug),
+            stored,
             *field_values(profile),
             fact_rows(profile, force=True),
             example_rows(profile, force=True),
             "",
         ]
 
-    def store(slug: str, seen_: str, profile: Profile, what: str, request: gr.Request) -> Any:
-        """Save, and answer with the new revision and a word on it."""
-        try:
-            if profile == load_profile(page.paths, slug):
-                return [seen_, gr.skip()]
-            saved = editing.save(page.paths, profile, seen_, what)
-        except EditConflict as error:
-            return [seen_, banner(error.in_(language_of(request)), "bad")]
-        return [saved.revision, status_html(SAVED, request)]
+    steps = editing.OwnSteps()
 
-    def save_fields(slug: str | None, seen_: str, request: gr.Request, *values: Any) -> Any:
+    def editor(request: gr.Request) -> str:
+        return request.session_hash or ""
+
+    def store(slug: str | None, seen_: str, change: Change, what: str, request: gr.Request) -> Any:
+        """Change what is stored, and answer with the new revision and a word on it."""
         if not slug:
             return [gr.skip(), gr.skip()]
         try:
-            profile = with_fields(load_profile(page.paths, slug), list(values))
+            with steps.lock:
+                stored = load_profile(page.paths, slug)
+                profile = change(stored)
+                if profile == stored:
+                    return [gr.skip(), gr.skip()]
+                expected = steps.follow(editor(request), slug, seen_)
+                saved = editing.save(page.paths, profile, expected, what)
+                steps.add(editor(request), slug, expected, saved.revision)
         except UserError as error:
             return [gr.skip(), banner(error.in_(language_of(request)), "bad")]
-        return store(slug, seen_, profile, "fields", request)
+        return [saved.revision, status_html(SAVED, request)]
+
+    def save_fields(slug: str | None, seen_: str, request: gr.Request, *values: Any) -> Any:
+        return store(slug, seen_, lambda p: with_fields(p, list(values)), "fields", request)
 
     def save_rows(what: str) -> Any:
         def handler(slug: str | None, seen_: str, event: gr.EventData, request: gr.Request) -> Any:
-            if not slug:
-                return [gr.skip(), gr.skip()]
             make = with_facts if what == "facts" else with_examples
-            try:
-                profile = make(load_profile(page.paths, slug), event._data["rows"])
-            except UserError as error:
-                return [gr.skip(), banner(error.in_(language_of(request)), "bad")]
-            return store(slug, seen_, profile, what, request)
+            return store(slug, seen_, lambda p: make(p, event._data["rows"]), what, request)
 
         return handler
 
@@ -285,7 +293,10 @@ def build(page: Page) -> None:
         def handler(slug: str | None, seen_: str, request: gr.Request) -> Any:
             try:
                 if slug:
-                    editing.step(page.paths, slug, seen_, by)
+                    with steps.lock:
+                        expected = steps.follow(editor(request), slug, seen_)
+                        saved = editing.step(page.paths, slug, expected, by)
+                        steps.add(editor(request), slug, expected, saved.revision)
             except UserError as error:
                 warn(error, request)
                 return [gr.skip()] * len(everything)
@@ -339,13 +350,15 @@ def build(page: Page) -> None:
     page.demo.load(**reload_args)
     reload.click(**reload_args)
     for field in fields:
-        field.input(
-            save_fields,
-            [page.profile, seen, *fields],
-            [seen, status],
-            trigger_mode="always_last",
-            **shared,
-        )
+        # Gradio tells of keys only: what was pasted is saved when the field is left.
+        for told in (field.input, field.blur) if hasattr(field, "blur") else (field.input,):
+            told(
+                save_fields,
+                [page.profile, seen, *fields],
+                [seen, status],
+                trigger_mode="always_last",
+                **shared,
+            )
     for table, what in ((facts, "facts"), (examples, "examples")):
         table.select(
             save_rows(what),

@@ -174,9 +174,33 @@ def latest_conversion(page: Page) -> runs.Run | None:
 # --- layout -------------------------------------------------------------------------------------
 
 
+class Looking:
+    """Which conversation each page shows: what follows another one must not draw over it.
+
+    Told by whatever changes the conversation, never by what follows it, which may begin too late.
+    """
+
+    KEPT = 1000
+
+    def __init__(self) -> None:
+        self._at: dict[str, int | None] = {}
+
+    def at(self, request: gr.Request, conversation: int | None) -> None:
+        session = request.session_hash or ""
+        self._at.pop(session, None)
+        self._at[session] = conversation
+        while len(self._at) > self.KEPT:
+            del self._at[next(iter(self._at))]
+
+    def still(self, request: gr.Request, conversation: int | None) -> bool:
+        return self._at.get(request.session_hash or "", conversation) == conversation
+
+
 def build(page: Page) -> None:
+    looking = Looking()
     slug = page.profile.value
     session = gr.Textbox("{}", visible=False)
+    shown = gr.Textbox(slug or "", visible=False)  # the character that the board shows
     status = gr.HTML("", elem_id="model-banner")
     with gr.Row(equal_height=True, elem_id="chat-controls"):
         conversation = gr.Dropdown(
@@ -314,31 +338,38 @@ def build(page: Page) -> None:
         known = {value for _, value in rows}
         return gr.Dropdown(rows, value=current if current in known else None)
 
-    async def attach(conversation: int | None) -> AsyncIterator[Any]:
-        """Follow the conversation's live turn until its last score has arrived."""
+    async def attach(conversation: int | None, request: gr.Request) -> AsyncIterator[Any]:
+        """Follow the conversation's live turn until its last score, or the page shows another."""
         turn = page.chat.live(conversation)
         if turn is None:
             yield gr.skip()
             return
         while True:
             version, settled = turn.version, turn.settled
-            yield board_state(page, turn.profile, conversation)
+            state = board_state(page, turn.profile, conversation)
+            if not looking.still(request, conversation):
+                break
+            yield state
             if settled:
-                return
+                break
             while turn.version == version:
                 await asyncio.sleep(1 / UPDATES_PER_SECOND)
+        # Gradio sends the last value again at the end, over whatever is shown by then.
+        yield gr.skip()
 
     def on_load(stored: str, slug: str | None, request: gr.Request) -> Any:
         saved = remembered(stored)
         known = list_profiles(page.paths)
         slug = saved.get("profile") if saved.get("profile") in known else slug
         if slug is None:
-            return [gr.skip()] * 7
+            return [gr.skip()] * 8
         names = [name for _, name in variant_choices(page, slug, "en")]
         kept = [name for name in (saved.get("columns") or []) if name in names]
         rows = {row.id for row in page.chat.conversations(slug)}
         current = saved.get("conversation") if saved.get("conversation") in rows else None
+        looking.at(request, current)
         return [
+            slug,
             gr.Dropdown(profile_choices(page.paths), value=slug),
             listing(slug, current, request),
             gr.Dropdown(
@@ -357,13 +388,17 @@ def build(page: Page) -> None:
         known = {name for _, name in rows}
         return gr.Dropdown(rows, value=[name for name in chosen or [] if name in known])
 
-    def on_profile(slug: str, request: gr.Request) -> Any:
+    def on_profile(slug: str | None, before: str, request: gr.Request) -> Any:
+        """Another character, chosen in the header or made, imported or deleted elsewhere."""
+        slug = slug or ""
+        if slug == before:
+            return [gr.skip()] * 4
+        looking.at(request, None)
+        rows = variant_choices(page, slug, language_of(request)) if slug else []
         return [
+            slug,
             listing(slug, None, request),
-            gr.Dropdown(
-                variant_choices(page, slug, language_of(request)),
-                value=default_columns(page.paths, slug),
-            ),
+            gr.Dropdown(rows, value=default_columns(page.paths, slug) if slug else []),
             board_state(page, slug, None),
         ]
 
@@ -386,6 +421,7 @@ def build(page: Page) -> None:
             conversation = page.chat.send(
                 conversation, slug, text, columns, settings_from(*values), blind=blind, score=score
             )
+            looking.at(request, conversation)
         except UserError as error:
             warn(error, request)
             return [gr.skip()] * 3
@@ -441,12 +477,18 @@ def build(page: Page) -> None:
         if conversation is not None:
             page.chat.stop(conversation)
 
+    def on_choose(slug: str, conversation: int | None, request: gr.Request) -> Any:
+        looking.at(request, conversation)
+        return board_state(page, slug, conversation)
+
     def on_clear(slug: str, request: gr.Request) -> Any:
+        looking.at(request, None)
         return [listing(slug, None, request), board_state(page, slug, None)]
 
     def on_delete(slug: str, conversation: int | None, request: gr.Request) -> Any:
         if conversation is not None:
             page.chat.delete(conversation)
+        looking.at(request, None)
         return [listing(slug, None, request), board_state(page, slug, None)]
 
     def on_export(
@@ -479,18 +521,15 @@ def build(page: Page) -> None:
 
     viewer: dict[str, Any] = {"fn": attach, "inputs": conversation, "outputs": board, **shared}
     saved = [page.profile, conversation, columns, blind, score]
-    loaded = [page.profile, conversation, columns, blind, score, board, status]
+    loaded = [shown, page.profile, conversation, columns, blind, score, board, status]
     page.demo.load(on_load, [session, page.profile], loaded, js=RECALL, **shared).then(**viewer)
     page.tab.select(look_again, [page.profile, columns], columns, **shared)
-    page.profile.input(on_profile, page.profile, [conversation, columns, board], **shared).then(
+    page.profile.change(
+        on_profile, [page.profile, shown], [shown, conversation, columns, board], **shared
+    ).then(None, saved, None, js=REMEMBER)
+    conversation.input(on_choose, [page.profile, conversation], board, **shared).then(
         None, saved, None, js=REMEMBER
-    )
-    conversation.input(
-        lambda slug, current: board_state(page, slug, current),
-        [page.profile, conversation],
-        board,
-        **shared,
-    ).then(None, saved, None, js=REMEMBER).then(**viewer)
+    ).then(**viewer)
     for control in (columns, blind, score):
         control.input(None, saved, None, js=REMEMBER)
     inputs = [page.profile, conversation, *choices]

@@ -155,7 +155,7 @@ class LanguageScript:
         b"Object.defineProperty(navigator,k,{get:()=>v});"
         b"document.documentElement.lang=l;window.charllmLanguage=l;"
         b"const d=localStorage.getItem('charllm_theme');"
-        b"if(d&&!/__theme=/.test(location.search)){const u=new URL(location);"
+        b"if(d){const u=new URL(location);"
         b"u.searchParams.set('__theme',d);history.replaceState(null,'',u)}})();</script>"
     )
 

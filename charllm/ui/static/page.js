@@ -62,6 +62,8 @@
   document.addEventListener("input", (event) => {
     if (event.target === box()) sessionStorage.setItem(DRAFT, box().value);
   });
+  // The box is emptied by the server when a question is sent, without an input event.
+  window.addEventListener("pagehide", () => { if (box()) sessionStorage.setItem(DRAFT, box().value); });
   const waiting = setInterval(() => {
     if (!box()) return;
     clearInterval(waiting);
