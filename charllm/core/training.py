@@ -33,9 +33,10 @@ class TrainConfig(Config):
     ``half``: all dialogues, or one of two disjoint halves. ``held_out``: share of the dialogues
     that only measures. ``rag_share``: share of the prompts that show facts; ``fact_draws``: how
     often each of these comes, with other distractors. ``warmup``: share of the steps.
-    ``alpha`` / ``r`` scales the adapter. ``keep``: the last epoch's weights, or those with the
-    lowest held-out loss. ``threads`` 0 takes the physical cores (or OMP_NUM_THREADS).
-    ``samples`` empty asks held-out questions.
+    ``alpha`` / ``r`` scales the adapter. ``share_prefix``: compute the prompts' common beginning
+    once a batch, where the model can (the same loss and gradients). ``keep``: the last epoch's
+    weights, or those with the lowest held-out loss. ``threads`` 0 takes the physical cores (or
+    OMP_NUM_THREADS). ``samples`` empty asks held-out questions.
     """
 
     name: str
@@ -63,6 +64,7 @@ class TrainConfig(Config):
     max_length: int = Field(default=512, ge=16, le=131072)
     quantization: Literal["none", "nf4"] = "none"
     gradient_checkpointing: bool = False
+    share_prefix: bool = True
     keep: Literal["last", "best"] = "last"
     sample_each_epoch: bool = False
     save_steps: int = Field(default=20, ge=1)
@@ -203,6 +205,7 @@ def make_trainer(
     from trl import SFTTrainer
 
     from charllm.core.models import load_model, model_folder
+    from charllm.core.training_shared import SharedCollator, can_share, shared_trainer
     from charllm.core.training_watch import Watch
 
     set_seed(config.seed)
@@ -213,7 +216,9 @@ def make_trainer(
         Dataset.from_list([_columns(row) for row in rows]) if rows else None
         for rows in (material.rows, material.held_out_rows)
     )
-    trainer = SFTTrainer(
+    shares = config.share_prefix and can_share(model)
+    reporter.event("batches", shared_prefix=shares)
+    trainer = (shared_trainer() if shares else SFTTrainer)(
         model=model,
         args=_arguments(config, folder, bool(material.held_out), str(model.device)),
         train_dataset=train,
@@ -227,6 +232,7 @@ def make_trainer(
             task_type="CAUSAL_LM",
         ),
         callbacks=[watch],
+        data_collator=SharedCollator(material.tokenizer.pad_token_id or 0) if shares else None,
     )
     trainer.remove_callback(PrinterCallback)
     return trainer, watch
