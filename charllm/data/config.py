@@ -109,6 +109,10 @@ class Paths:
         return self.datasets / "queries"
 
     @property
+    def rubrics(self) -> Path:
+        return self.root / "rubrics"
+
+    @property
     def checkpoints(self) -> Path:
         return self.root / "checkpoints"
 

@@ -30,6 +30,17 @@ class Stopped(Exception):
     """Raised at a safe point when a stop was requested and nothing is to be published."""
 
 
+class Paused(Exception):
+    """Raised at a safe point where the user must decide before going on, such as a spent budget.
+
+    Everything done so far is kept; resuming goes on from there.
+    """
+
+    def __init__(self, en: str, ja: str) -> None:
+        self.text = Text(en, ja)
+        super().__init__(en)
+
+
 class Silent:
     """A reporter nobody listens to."""
 

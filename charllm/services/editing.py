@@ -17,8 +17,8 @@ from pathlib import Path
 from charllm.data.config import Config, Paths
 from charllm.data.errors import UserError
 from charllm.data.files import read_json, write_json
+from charllm.data.locking import FileLock
 from charllm.data.profile import Profile, folder, load_profile, revision, save_profile
-from charllm.services.lease import FileLock
 
 COALESCE_SECONDS = 4.0
 KEPT = 200
