@@ -25,7 +25,7 @@ SHARED = ROOT.parent / "shared"
 @pytest.fixture
 def paths(tmp_path: Path) -> Paths:
     """A copy of what the project ships, with an empty workspace."""
-    for name in ("profiles", "datasets", "checkpoints", "recipes"):
+    for name in ("profiles", "datasets", "checkpoints", "recipes", "rubrics"):
         if (ROOT / name).is_dir():
             shutil.copytree(ROOT / name, tmp_path / "root" / name)
     return Paths(tmp_path / "root", tmp_path / "workspace")
