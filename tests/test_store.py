@@ -5,14 +5,23 @@ from __future__ import annotations
 import json
 import sqlite3
 import threading
+from typing import Any
 
 import pytest
 
 from charllm.data.config import Paths
-from charllm.data.dialogue import load_dialogues
+from charllm.data.dialogue import Message, load_dialogues
 from charllm.data.errors import UserError
-from charllm.services import export, store_rows
-from charllm.services.store import Judgement, Reply, Store, Vote, person, subject_hash
+from charllm.services import export, store_migrations
+from charllm.services.store import (
+    Judgement,
+    Reply,
+    Store,
+    Subject,
+    Vote,
+    person,
+    subject_hash,
+)
 
 
 @pytest.fixture
@@ -115,6 +124,19 @@ def test_subjects_differ_by_every_part() -> None:
     assert len({subject_hash(*part) for part in parts}) == 4
 
 
+def test_a_subject_without_history_keeps_the_hash_of_the_first_version() -> None:
+    known = "5de136d36d73e8babc0ea4b2aa5db9e656385bc0997b67a8be4a8cd1d89e6c12"
+    assert subject_hash("ayane", "q", "r") == subject_hash("ayane", "q", "r", ())
+    assert subject_hash("ayane", "q", "r") == known
+    before = [Message(role="user", content="a"), Message(role="assistant", content="b")]
+    hashes = {
+        subject_hash("ayane", "q", "r"),
+        subject_hash("ayane", "q", "r", before),
+        subject_hash("ayane", "q", "r", before[:1]),
+    }
+    assert len(hashes) == 3
+
+
 def test_votes_keep_the_order_that_was_shown(store: Store) -> None:
     talk = talk_of_two(store)
     turn = store.turns(talk)[0].id
@@ -185,7 +207,7 @@ def test_a_writer_waits_for_the_one_before(store: Store) -> None:
 def test_the_file_is_in_wal_mode_and_versioned(store: Store, paths: Paths) -> None:
     db = sqlite3.connect(paths.database)
     assert db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
-    assert db.execute("PRAGMA user_version").fetchone() == (len(store_rows.MIGRATIONS),)
+    assert db.execute("PRAGMA user_version").fetchone() == (len(store_migrations.MIGRATIONS),)
     db.execute("PRAGMA user_version = 99")
     db.close()
     with pytest.raises(UserError, match="newer charllm"):
@@ -196,8 +218,8 @@ def test_a_later_version_upgrades_what_is_there(
     store: Store, paths: Paths, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     talk = talk_of_two(store)
-    more = (*store_rows.MIGRATIONS, "CREATE TABLE extra (x);\nINSERT INTO extra VALUES (1);")
-    monkeypatch.setattr(store_rows, "MIGRATIONS", more)
+    more = (*store_migrations.MIGRATIONS, "CREATE TABLE extra (x);\nINSERT INTO extra VALUES (1);")
+    monkeypatch.setattr(store_migrations, "MIGRATIONS", more)
     assert len(Store(paths).turns(talk)) == 2
     db = sqlite3.connect(paths.database)
     assert db.execute("SELECT x FROM extra").fetchall() == [(1,)]
@@ -237,3 +259,147 @@ def test_an_empty_conversation_exports_to_nothing(store: Store) -> None:
     assert export.as_jsonl(store, talk) == ""
     assert export.as_markdown(store, talk).startswith("# ayane")
     assert json.loads("[]") == export.as_dialogues(store, talk)
+
+
+# Subjects and what was judged
+
+
+def said(reply: str, source: str = "run-1", item: str = "", **more: Any) -> Subject:
+    return Subject.of("ayane", "お名前は？", reply, source=source, item=item or reply, **more)
+
+
+def verdict(subject: Subject, score: float | None, judge: str = "gpt", **more: Any) -> Judgement:
+    reason = more.pop("unscored_reason", "" if score is not None else "no verdict")
+    return Judgement(subject.subject, "study", "1", judge, score, unscored_reason=reason, **more)
+
+
+def test_a_database_of_the_first_version_is_taken_over(paths: Paths) -> None:
+    paths.workspace.mkdir(parents=True)
+    old = sqlite3.connect(paths.database)
+    old.executescript(store_migrations.MIGRATIONS[0])
+    old.execute("PRAGMA user_version = 1")
+    old.execute(
+        "INSERT INTO conversations (profile, title, variants, settings, created, updated) "
+        "VALUES ('ayane', 't', '[]', '{}', 1, 1)"
+    )
+    subject = subject_hash("ayane", "お名前は？", "絢音ですわ。")
+    old.execute(
+        "INSERT INTO judgements VALUES (7, ?, 'live', '1', 'embedded', '', 0, 6.5, '', "
+        "'{\"6\": 0.5}', 'why', '[\"long\"]', 12, 0.25, 99.0)",
+        (subject,),
+    )
+    old.execute(
+        "INSERT INTO judgements VALUES (8, ?, 'live', '1', 'gpt', '', 1, NULL, 'refused', '{}', "
+        "'', '[]', 0, 0.0, 100.0)",
+        (subject,),
+    )
+    old.commit()
+    old.close()
+    store = Store(paths)
+    scored, unscored = store.judgements(subject)
+    assert (scored.id, scored.score, scored.levels, scored.flaws) == (7, 6.5, {"6": 0.5}, ("long",))
+    assert (scored.tokens, scored.cost, scored.time, scored.rationale) == (12, 0.25, 99.0, "why")
+    assert (unscored.score, unscored.unscored_reason, unscored.sample) == (None, "refused", 1)
+    assert scored.parts == {} and scored.gate == () and unscored.unscored_ja == ""
+    assert store.conversations()[0].title == "t"
+    new = store.add_judgement(verdict(said("絢音ですわ。"), 3.0, cost=None))
+    assert new.id > 8 and store.judgements(subject)[-1].cost is None
+    store.add_subjects([said("絢音ですわ。")])
+    assert [row.id for row in store.judged("ayane")[0][1]] == [7, 8, new.id]
+    with pytest.raises(sqlite3.IntegrityError, match="never overwritten"):
+        store._connection().execute("UPDATE judgements SET score = 7")
+    with pytest.raises(sqlite3.IntegrityError, match="CHECK"):
+        store._connection().execute(
+            "INSERT INTO judgements SELECT NULL, subject, rubric, rubric_version, judge, "
+            "prompt_hash, sample, score, 'a reason too', '', levels, parts, gate, rationale, "
+            "flaws, tokens, 0, 0, cost, time FROM judgements WHERE id = 7"
+        )
+
+
+def test_subjects_and_verdicts_are_kept_once(store: Store) -> None:
+    history = (Message(role="user", content="こんにちは"),)
+    one = said("一", gold=("名前は絢音",), topic="name", stop_reason="end")
+    two = said("二", history=history)
+    assert store.add_subjects([one, two]) == 2 and store.add_subjects([one, two]) == 0
+    assert store.add_subjects([said("一", item="other"), said("一", source="run-2")]) == 2
+    kept = store.subjects("ayane", "run-1")
+    assert [(s.reply, s.history, s.gold, s.topic, s.item) for s in kept] == [
+        ("一", (), ("名前は絢音",), "name", "一"),
+        ("二", history, (), "", "二"),
+        ("一", (), (), "", "other"),
+    ]
+    rows = [
+        verdict(one, 5.0, parts={"style": 0.5, "relevance": None}, gate=("loop",), tokens_in=9),
+        verdict(one, 6.0, sample=1),
+        verdict(two, None, unscored_reason="refused", unscored_ja="拒否"),
+    ]
+    assert store.add_judgements(rows) == 3
+    assert store.add_judgements([*rows, verdict(one, 5.5)]) == 1, "only what is new"
+    of_one, of_two, same, elsewhere = (found for _, found in store.judged("ayane"))
+    assert [row.score for row in of_one] == [5.0, 6.0, 5.5] and same == of_one == elsewhere
+    assert of_one[0].parts == {"style": 0.5, "relevance": None} and of_one[0].gate == ("loop",)
+    assert of_two[0].unscored_ja == "拒否" and of_one[0].tokens_in == 9
+    assert store.sources("ayane") == ["run-2", "run-1"] and store.sources("magnus") == []
+    assert [s.source for s, _ in store.judged("ayane", "run-2")] == ["run-2"]
+
+
+def test_a_batch_with_a_wrong_row_adds_nothing(store: Store) -> None:
+    one = said("一")
+    with pytest.raises(ValueError, match="either a score or a reason"):
+        store.add_judgements([verdict(one, 5.0), Judgement(one.subject, "r", "1", "j")])
+    assert store.judgements(one.subject) == []
+
+
+def test_hand_scores_can_be_changed_and_withdrawn(store: Store) -> None:
+    one, two = said("一"), said("二")
+    store.add_subjects([one, two])
+    hana, ken = person("hana"), person("ken")
+    for row in (
+        verdict(one, 5.0, hana),
+        verdict(one, 2.0, ken),
+        verdict(two, 7.0, hana),
+        verdict(one, 3.0, hana),
+        verdict(two, None, hana, unscored_reason="withdrawn"),
+        verdict(one, 6.0),
+    ):
+        store.add_judgement(row)
+    current = store.current_hand_scores("ayane")
+    assert [(row.judge, row.score) for row in current] == [(ken, 2.0), (hana, 3.0)]
+    assert store.current_hand_scores("ayane", "other") == []
+    assert store.current_hand_scores("magnus") == []
+    assert len(store.hand_scores()) == 5, "what was said stays"
+    store.add_judgement(verdict(two, 7.0, hana))
+    assert [row.score for row in store.current_hand_scores("ayane")] == [2.0, 3.0, 7.0]
+    assert store.judges("ayane") == [
+        ("gpt", "study", "1", 1, 0),
+        (hana, "study", "1", 2, 0),
+        (ken, "study", "1", 1, 0),
+    ]
+
+
+def test_judges_count_subjects_not_rows(store: Store) -> None:
+    one, two = said("一"), said("二", source="run-2")
+    store.add_subjects([one, two])
+    store.add_judgements(
+        [
+            verdict(one, 5.0),
+            verdict(one, None, sample=1),
+            verdict(two, None),
+            verdict(two, None, person("hana"), unscored_reason="withdrawn"),
+        ]
+    )
+    assert store.judges("ayane") == [("gpt", "study", "1", 2, 1)]
+    assert store.judges("ayane", "run-2") == [("gpt", "study", "1", 1, 1)]
+    store.add_judgements([verdict(two, 4.0)])
+    assert store.judges("ayane", "run-2")[0].unscored == 0, "the later verdict counts"
+
+
+def test_deleting_a_conversation_takes_its_text_from_the_desk(store: Store) -> None:
+    talk = talk_of_two(store)
+    other = talk_of_two(store)
+    for conversation in (talk, other):
+        reply = store.replies(store.turns(conversation)[0].id)[0]
+        store.add_subjects([said(reply.text, "chat", f"reply-{reply.id}")])
+    kept = store.subjects("ayane")[1]
+    store.delete_conversation(talk)
+    assert store.subjects("ayane") == [kept]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,7 +19,7 @@ from charllm.data.config import Paths
 from charllm.data.errors import UserError
 from charllm.data.files import write_text
 from charllm.data.profile import Profile, load_profile
-from charllm.services import export, store
+from charllm.services import export, reply_edits, store
 from charllm.services.restoring import language_of, restore
 from charllm.services.running import Task, TurnRunner
 from charllm.services.turns import Column, Turn, arrange, letters
@@ -139,6 +139,30 @@ class ChatService:
             turn.vote = choice
             turn.changed()
 
+    def edit_reply(
+        self, conversation: int, turn_id: int, column: str, text: str, seen: int | None = None
+    ) -> None:
+        """Let ``text`` stand for a column's answer; what the model said stays in the store.
+
+        ``seen`` is the id of the reply that the editor saw. ``UserError`` for an empty text, while
+        the turn is being answered, and where the answer is another by now.
+        """
+        text = reply_edits.check_reply(text)
+        with self._lock:
+            turn = self._turn_of(conversation, turn_id)
+            shown = reply_edits.editable(turn, column, seen)
+            row = self.store.reply(shown.reply_id or 0)
+            self._replace_reply(turn, column, reply_edits.edited(self.store, row, text))
+
+    def restore_reply(self, conversation: int, turn_id: int, column: str) -> None:
+        """Go back from an edited answer to what the model said; the edit stays in the store."""
+        with self._lock:
+            turn = self._turn_of(conversation, turn_id)
+            shown = reply_edits.editable(turn, column, None)
+            row = self.store.reply(shown.reply_id or 0)
+            original = reply_edits.original_of(self.store, row)
+            self._replace_reply(turn, column, None if row == original else original)
+
     def delete(self, conversation: int) -> None:
         with self._lock:
             talk = self._talks.pop(conversation, None)
@@ -237,6 +261,15 @@ class ChatService:
         settings = {**known, "language": profile.language, "orders": orders}
         self.store.change_conversation(row.conversation, settings=settings)
 
+    def _replace_reply(self, turn: Turn, column_id: str, reply: store.Reply | None) -> None:
+        """Store a reply as the column's current one, and show the column as the store has it."""
+        if reply is None:
+            return
+        self.store.add_reply(replace(reply, created=0.0, id=0))
+        column = self._restored(self.store.turn(turn.id)).column(column_id)
+        if column is not None:
+            turn.put(column)
+
     # What is in memory
 
     def _turn(self, row: store.Turn) -> Turn:
@@ -244,8 +277,23 @@ class ChatService:
         with self._lock:
             turns = self._talk(row.conversation).turns
             if row.id not in turns:
-                turns[row.id] = restore(self.paths, self.store, row)
+                turns[row.id] = self._restored(row)
             return turns[row.id]
+
+    def _turn_of(self, conversation: int, turn_id: int) -> Turn:
+        """``UserError`` where the conversation does not show this turn (any more)."""
+        row = next((row for row in self.store.turns(conversation) if row.id == turn_id), None)
+        if row is None:
+            raise UserError(
+                "This question is not in the conversation any more. Reload the page.",
+                "この質問はもう会話にありません。ページを読み直してください。",
+            )
+        return self._turn(row)
+
+    def _restored(self, row: store.Turn) -> Turn:
+        turn = restore(self.paths, self.store, row)
+        reply_edits.note_edits(self.store, turn)
+        return turn
 
     def _talk(self, conversation: int) -> _Talk:
         """The conversation's place in memory; the ones not used for longest make room."""

@@ -7,39 +7,36 @@ It does not know how replies are made, judged or shown.
 
 from __future__ import annotations
 
-import sqlite3
-import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-from charllm.data.config import Paths
 from charllm.data.errors import UserError
+from charllm.services.store_judgements import JudgeCount, Judgements
 from charllm.services.store_rows import (
+    CHAT,
     NO_CHOICE,
-    TABLES,
     Conversation,
     Judgement,
     Reply,
-    Row,
+    Subject,
     Turn,
     Vote,
-    from_row,
     insert,
-    migrate,
     person,
     subject_hash,
     to_column,
 )
 
 __all__ = [
+    "CHAT",
     "Conversation",
+    "JudgeCount",
     "Judgement",
     "Reply",
     "Store",
+    "Subject",
     "Turn",
     "Vote",
     "person",
@@ -47,22 +44,8 @@ __all__ = [
 ]
 
 
-class Store:
+class Store(Judgements):
     """The database of one installation; may be used from any thread (a connection for each)."""
-
-    def __init__(self, paths: Paths) -> None:
-        self.path = paths.database
-        self._local = threading.local()
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self._write() as db:
-            migrate(db, self.path)
-
-    def close(self) -> None:
-        """Close this thread's connection; others close when their threads end."""
-        db = getattr(self._local, "db", None)
-        if db is not None:
-            db.close()
-            self._local.db = None
 
     # Conversations and turns
 
@@ -110,8 +93,16 @@ class Store:
         return self.conversation(conversation)
 
     def delete_conversation(self, conversation: int) -> None:
-        """Remove it with its turns, replies and votes; judgements stay, they name no person."""
+        """Remove it with its turns, replies and votes, and what the desk kept of their text.
+
+        Judgements stay: they name no person, and their subject is a hash.
+        """
         with self._write() as db:
+            db.execute(
+                "DELETE FROM subjects WHERE source = ? AND item IN (SELECT 'reply-' || replies.id "
+                "FROM replies JOIN turns ON turns.id = replies.turn WHERE turns.conversation = ?)",
+                (CHAT, conversation),
+            )
             db.execute("DELETE FROM conversations WHERE id = ?", (conversation,))
 
     def add_turn(self, conversation: int, question: str, blind: bool = False) -> Turn:
@@ -160,33 +151,6 @@ class Store:
         rows = self._select(Reply, "WHERE turn = ? ORDER BY position, id", (turn,))
         return rows if all_ else list({row.position: row for row in rows}.values())
 
-    # Judgements
-
-    def add_judgement(self, judgement: Judgement) -> Judgement:
-        """Append; whatever was there of the same judge stays and counts as history."""
-        if (judgement.score is None) == (judgement.unscored_reason == ""):
-            raise ValueError(f"either a score or a reason why there is none: {judgement}")
-        return self._insert(replace(judgement, time=judgement.time or time.time()))
-
-    def judgements(
-        self, subject: str, *, judge: str | None = None, rubric: str | None = None
-    ) -> list[Judgement]:
-        """All of one subject, the oldest first."""
-        return self._select(
-            Judgement,
-            "WHERE subject = ? AND (? IS NULL OR judge = ?) AND (? IS NULL OR rubric = ?) "
-            "ORDER BY id",
-            (subject, judge, judge, rubric, rubric),
-        )
-
-    def hand_scores(self, rubric: str | None = None) -> list[Judgement]:
-        """Every judgement by a person, the oldest first."""
-        return self._select(
-            Judgement,
-            "WHERE judge LIKE 'person:%' AND (? IS NULL OR rubric = ?) ORDER BY id",
-            (rubric, rubric),
-        )
-
     # Votes
 
     def add_vote(self, vote: Vote) -> Vote:
@@ -202,57 +166,3 @@ class Store:
         return self._select(
             Vote, "WHERE ? IS NULL OR conversation = ? ORDER BY id", (conversation, conversation)
         )
-
-    # The database
-
-    def _connection(self) -> sqlite3.Connection:
-        db: sqlite3.Connection | None = getattr(self._local, "db", None)
-        if db is None:
-            db = sqlite3.connect(self.path, timeout=10.0, isolation_level=None)
-            db.row_factory = sqlite3.Row
-            self._local.db = db
-            try:
-                db.execute("PRAGMA journal_mode = WAL")
-            except sqlite3.DatabaseError as error:
-                self.close()
-                raise _unreadable(self.path, error) from error
-            db.execute("PRAGMA synchronous = NORMAL")
-            db.execute("PRAGMA foreign_keys = ON")
-        return db
-
-    @contextmanager
-    def _write(self) -> Iterator[sqlite3.Connection]:
-        """A transaction that has the write lock from its first statement on."""
-        db = self._connection()
-        db.execute("BEGIN IMMEDIATE")
-        try:
-            yield db
-        except BaseException:
-            if db.in_transaction:
-                db.execute("ROLLBACK")
-            raise
-        db.execute("COMMIT")
-
-    def _insert(self, row: Row) -> Row:
-        with self._write() as db:
-            return insert(db, row)
-
-    def _select(self, kind: type[Row], where: str, values: Sequence[Any]) -> list[Row]:
-        rows = self._connection().execute(f"SELECT * FROM {TABLES[kind]} {where}", values)
-        return [from_row(kind, row) for row in rows]
-
-    def _one(self, kind: type[Row], id_: int) -> Row:
-        rows = self._select(kind, "WHERE id = ?", (id_,))
-        if not rows:
-            raise UserError(
-                f"This {kind.__name__.lower()} ({id_}) does not exist any more.",
-                f"この項目（{TABLES[kind]} {id_}）はもうありません。",
-            )
-        return rows[0]
-
-
-def _unreadable(path: Path, error: sqlite3.DatabaseError) -> UserError:
-    return UserError(
-        f"{path} cannot be used as a database ({error}). Move it away; a new one is made then.",
-        f"{path} をデータベースとして使えません（{error}）。別の場所へ移すと、新しく作られます。",
-    )

@@ -4,61 +4,21 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
-from pathlib import Path
 from typing import Any, TypeVar
 
-from charllm.data.errors import UserError
+from charllm.data.dialogue import Message
 from charllm.data.files import sha256
 
 Row = TypeVar("Row")
 
-MIGRATIONS = (
-    """
-    CREATE TABLE conversations (
-        id INTEGER PRIMARY KEY AUTOINCREMENT, profile TEXT NOT NULL, title TEXT NOT NULL,
-        variants TEXT NOT NULL, settings TEXT NOT NULL, created REAL NOT NULL, updated REAL NOT NULL
-    );
-    CREATE TABLE turns (
-        id INTEGER PRIMARY KEY AUTOINCREMENT,
-        conversation INTEGER NOT NULL REFERENCES conversations(id) ON DELETE CASCADE,
-        n INTEGER NOT NULL, question TEXT NOT NULL, blind INTEGER NOT NULL,
-        hidden INTEGER NOT NULL DEFAULT 0, created REAL NOT NULL
-    );
-    CREATE INDEX turns_of ON turns(conversation, n);
-    CREATE TABLE replies (
-        id INTEGER PRIMARY KEY, turn INTEGER NOT NULL REFERENCES turns(id) ON DELETE CASCADE,
-        position INTEGER NOT NULL, variant TEXT NOT NULL, text TEXT NOT NULL, prompt TEXT NOT NULL,
-        prompt_tokens INTEGER NOT NULL, facts TEXT NOT NULL, tokens INTEGER NOT NULL,
-        first_seconds REAL, seconds REAL, stop_reason TEXT NOT NULL, weights TEXT NOT NULL,
-        preset TEXT NOT NULL, created REAL NOT NULL
-    );
-    CREATE INDEX replies_of ON replies(turn, position);
-    CREATE TABLE judgements (
-        id INTEGER PRIMARY KEY, subject TEXT NOT NULL, rubric TEXT NOT NULL,
-        rubric_version TEXT NOT NULL, judge TEXT NOT NULL, prompt_hash TEXT NOT NULL,
-        sample INTEGER NOT NULL, score REAL, unscored_reason TEXT NOT NULL, levels TEXT NOT NULL,
-        rationale TEXT NOT NULL, flaws TEXT NOT NULL, tokens INTEGER NOT NULL, cost REAL NOT NULL,
-        time REAL NOT NULL,
-        CHECK ((score IS NULL) = (unscored_reason <> ''))
-    );
-    CREATE INDEX judgements_of ON judgements(subject);
-    CREATE TRIGGER judgements_stay BEFORE UPDATE ON judgements
-        BEGIN SELECT RAISE(ABORT, 'a judgement is never overwritten'); END;
-    CREATE TABLE votes (
-        id INTEGER PRIMARY KEY,
-        conversation INTEGER NOT NULL REFERENCES conversations(id) ON DELETE CASCADE,
-        turn INTEGER NOT NULL REFERENCES turns(id) ON DELETE CASCADE,
-        choice TEXT NOT NULL, shown TEXT NOT NULL, blind INTEGER NOT NULL, voter TEXT NOT NULL,
-        created REAL NOT NULL
-    );
-    CREATE INDEX votes_of ON votes(turn);
-    """,
-)
-"""Each script takes the database from the version of its place to the next."""
-
+PERSON = "person:"
 NO_CHOICE = ("tie", "all-bad")
+CHAT = "chat"
+"""The source of subjects that are replies of the chat; their item is ``reply-<id>``."""
+WITHDRAWN = "withdrawn"
+"""The reason in the row by which a person takes a hand score back."""
 
 
 @dataclass(frozen=True)
@@ -112,11 +72,49 @@ class Reply:
 
 
 @dataclass(frozen=True)
+class Subject:
+    """A reply that judges and people score, as it stood in one ``source``.
+
+    ``source`` is a run, a dataset, an import or ``CHAT``; ``item`` the row's name in it.
+    ``subject`` is the hash by which judgements find it: the same text in two sources shares them.
+    """
+
+    subject: str
+    profile: str
+    question: str
+    reply: str
+    history: tuple[Message, ...] = ()
+    gold: tuple[str, ...] = ()
+    topic: str = ""
+    stop_reason: str = ""
+    source: str = ""
+    item: str = ""
+    created: float = 0.0
+    id: int = 0
+
+    @classmethod
+    def of(
+        cls,
+        profile: str,
+        question: str,
+        reply: str,
+        history: Sequence[Message] = (),
+        **more: Any,
+    ) -> Subject:
+        """The subject with its hash; ``more`` are its other fields."""
+        subject = subject_hash(profile, question, reply, history)
+        return cls(subject, profile, question, reply, tuple(history), **more)
+
+
+@dataclass(frozen=True)
 class Judgement:
     """A score with its evidence, or the reason why there is none.
 
     ``subject`` is the hash of what was judged (``subject_hash``). A hand score is one whose judge
-    is a person: ``person("name")``. ``levels`` gives the probability of each level where known.
+    is a person: ``person("name")``. ``levels`` gives the probability of each level where known,
+    ``parts`` what the score is made of (each in [0, 1]), ``gate`` the codes for which the reply was
+    not judged at all. ``tokens`` are all that were used, ``cost`` is in US dollars, None where no
+    price is known. ``unscored_ja`` is ``unscored_reason`` in Japanese, "" where nobody gave it.
     """
 
     subject: str
@@ -131,13 +129,18 @@ class Judgement:
     rationale: str = ""
     flaws: tuple[str, ...] = ()
     tokens: int = 0
-    cost: float = 0.0
+    cost: float | None = 0.0
     time: float = 0.0
     id: int = 0
+    parts: dict[str, float | None] = field(default_factory=dict)
+    gate: tuple[str, ...] = ()
+    tokens_in: int = 0
+    tokens_out: int = 0
+    unscored_ja: str = ""
 
     @property
     def by_hand(self) -> bool:
-        return self.judge.startswith("person:")
+        return self.judge.startswith(PERSON)
 
 
 @dataclass(frozen=True)
@@ -158,51 +161,33 @@ TABLES: dict[type, str] = {
     Conversation: "conversations",
     Turn: "turns",
     Reply: "replies",
+    Subject: "subjects",
     Judgement: "judgements",
     Vote: "votes",
 }
-_AS_JSON = {"variants", "settings", "facts", "preset", "levels", "flaws", "shown"}
-_AS_TUPLE = {"variants", "facts", "flaws", "shown"}
+_AS_TUPLE = {"variants", "facts", "flaws", "shown", "gold", "gate"}
+_AS_JSON = {"settings", "preset", "levels", "parts", "history"} | _AS_TUPLE
 _AS_BOOL = {"blind", "hidden"}
 
 
 def person(name: str) -> str:
     """The judge id of a human being."""
-    return f"person:{name}"
+    return f"{PERSON}{name}"
 
 
-def subject_hash(profile: str, question: str, reply: str) -> str:
-    """What identifies a judged reply: the character, the question and the reply's text."""
-    return sha256(json.dumps([profile, question, reply], ensure_ascii=False).encode())
+def subject_hash(profile: str, question: str, reply: str, history: Sequence[Message] = ()) -> str:
+    """What identifies a judged reply: the character, the question, the reply's text.
 
-
-def migrate(db: sqlite3.Connection, path: Path) -> None:
-    (version,) = db.execute("PRAGMA user_version").fetchone()
-    if version > len(MIGRATIONS):
-        raise UserError(
-            f"{path} was written by a newer charllm. Update charllm, or move the file away.",
-            f"{path} は新しい版の charllm で作られています。charllm を更新するか、"
-            "ファイルを別の場所へ移してください。",
-        )
-    for script in MIGRATIONS[version:]:
-        for statement in _statements(script):
-            db.execute(statement)
-    db.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
-
-
-def _statements(script: str) -> Iterator[str]:
-    """One statement after another (each ends its line): ``executescript`` would commit."""
-    pending = ""
-    for line in script.splitlines(keepends=True):
-        pending += line
-        if sqlite3.complete_statement(pending):
-            yield pending
-            pending = ""
+    And what was said before, where anything was.
+    """
+    parts: list[Any] = [profile, question, reply]
+    if history:
+        parts.append([[message.role, message.content] for message in history])
+    return sha256(json.dumps(parts, ensure_ascii=False).encode())
 
 
 def insert(db: sqlite3.Connection, row: Row) -> Row:
-    names = [f.name for f in fields(row) if f.name != "id"]  # type: ignore[arg-type]
-    values = [to_column(name, getattr(row, name)) for name in names]
+    names, values = columns(row)
     marks = ", ".join("?" * len(names))
     cursor = db.execute(
         f"INSERT INTO {TABLES[type(row)]} ({', '.join(names)}) VALUES ({marks})", values
@@ -210,16 +195,36 @@ def insert(db: sqlite3.Connection, row: Row) -> Row:
     return replace(row, id=cursor.lastrowid)  # type: ignore[type-var]
 
 
+def columns(row: Any) -> tuple[list[str], list[Any]]:
+    """The names of a row's columns, without its id, and what goes into them."""
+    names = [f.name for f in fields(row) if f.name != "id"]
+    return names, [to_column(name, getattr(row, name)) for name in names]
+
+
 def to_column(name: str, value: Any) -> Any:
-    return json.dumps(value, ensure_ascii=False) if name in _AS_JSON else value
+    if name not in _AS_JSON:
+        return value
+    return json.dumps(value, ensure_ascii=False, default=Message.model_dump)
 
 
 def from_row(kind: type[Row], row: sqlite3.Row) -> Row:
     values = dict(row)
-    for name in values.keys() & _AS_JSON:
-        values[name] = json.loads(values[name])
-    for name in values.keys() & _AS_TUPLE:
-        values[name] = tuple(values[name])
-    for name in values.keys() & _AS_BOOL:
-        values[name] = bool(values[name])
+    for name, read in _READERS[kind]:
+        values[name] = read(values[name])
     return kind(**values)
+
+
+def _reader(name: str) -> Callable[[Any], Any] | None:
+    """What makes a field of the value in its column, None where both are the same."""
+    if name == "history":
+        return lambda text: tuple(Message(**m) for m in json.loads(text)) if text != "[]" else ()
+    if name in _AS_TUPLE:
+        return lambda text: tuple(json.loads(text)) if text != "[]" else ()
+    if name in _AS_JSON:
+        return json.loads
+    return bool if name in _AS_BOOL else None
+
+
+_READERS: dict[type, list[tuple[str, Callable[[Any], Any]]]] = {
+    kind: [(f.name, read) for f in fields(kind) if (read := _reader(f.name))] for kind in TABLES
+}

@@ -27,6 +27,7 @@ NOT_YET = Text(
 class Column:
     """One variant's answer to one question. ``id`` is a letter, by position in the turn.
 
+    ``original`` is what the model had said, where a person has edited the answer.
     An answer that is made again is a new object: who still holds the old one (its score may be
     on the way) changes nothing of the new one.
     """
@@ -50,6 +51,7 @@ class Column:
     score: dict[str, Any] | None = None
     error: Text | None = None
     reply_id: int | None = None
+    original: str | None = None
     cancelled: bool = False
 
     @property
@@ -83,6 +85,8 @@ class Column:
             "weights": self.weights,
             "preset": self.preset,
             "score": self.score,
+            "reply": self.reply_id,
+            "original": self.original,
         }
 
 
@@ -130,6 +134,12 @@ class Turn:
         with self.lock:
             self.columns = [new.get(column.id, column) for column in self.columns]
             self.done = False
+            self.version += 1
+
+    def put(self, column: Column) -> None:
+        """Put ``column`` in the place of the one of its letter."""
+        with self.lock:
+            self.columns = [column if c.id == column.id else c for c in self.columns]
             self.version += 1
 
     def tell(self, stage: Text | None) -> None:

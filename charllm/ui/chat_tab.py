@@ -437,7 +437,7 @@ def build(page: Page) -> None:
         request: gr.Request,
         *values: Any,
     ) -> Any:
-        """What was pressed inside the board: stop, vote, regenerate, edit."""
+        """What was pressed inside the board: stop, vote, regenerate, or an edit."""
         data = event._data
         try:
             if conversation is None:
@@ -450,6 +450,12 @@ def build(page: Page) -> None:
                 page.chat.regenerate(
                     conversation, settings_from(*values), data["column"], score=score
                 )
+            elif data["action"] == "edit-reply":
+                page.chat.edit_reply(
+                    conversation, int(data["turn"]), data["column"], data["text"], data["reply"]
+                )
+            elif data["action"] == "restore-reply":
+                page.chat.restore_reply(conversation, int(data["turn"]), data["column"])
             elif data["action"] == "edit":
                 page.chat.edit(
                     conversation,

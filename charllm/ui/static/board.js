@@ -13,7 +13,10 @@
       vote: "Which answer is best?", tie: "Tie", bad: "All bad", voted: "Your vote",
       blindNote: "Names and scores appear after your vote.", save: "Send again", cancel: "Cancel",
       reason: { end: "ended by itself", stop_string: "stopped at the next turn", repetition: "looped, cut off",
-        length: "cut at the limit", cancelled: "stopped by you", error: "failed" },
+        length: "cut at the limit", cancelled: "stopped by you", error: "failed", edited: "edited" },
+      editReply: "Edit this answer", saveReply: "Save", restore: "Back to the original", original: "Original",
+      editedNote: "You have edited this answer, so it has no score: the model did not say it.",
+      editReplyNote: "What should the character have said? Ctrl+Enter saves, Esc cancels.",
       gate: "gate", style: "style", relevance: "relevance", passed: "passed", failed: "failed",
       similarity: "similarity", used: "in the prompt", notUsed: "below the threshold", details: "Details",
       emptyTitle: "Ask, and compare", tryOne: "Try one of these", of7: "of 7",
@@ -28,7 +31,10 @@
       vote: "いちばん良い答えは？", tie: "引き分け", bad: "どれも良くない", voted: "あなたの投票",
       blindNote: "投票すると、名前と採点が表示されます。", save: "送り直す", cancel: "やめる",
       reason: { end: "自然に終了", stop_string: "次の発言の手前で停止", repetition: "繰り返しのため打ち切り",
-        length: "上限で打ち切り", cancelled: "手動で停止", error: "失敗" },
+        length: "上限で打ち切り", cancelled: "手動で停止", error: "失敗", edited: "編集済み" },
+      editReply: "この答えを編集", saveReply: "保存", restore: "元の答えに戻す", original: "元の答え",
+      editedNote: "編集した答えです。モデルの発言ではないため、採点は付きません。",
+      editReplyNote: "この人物なら何と言うべきでしたか？　Ctrl+Enter で保存、Esc で取り消し。",
       gate: "ゲート", style: "口調", relevance: "関連度", passed: "合格", failed: "不合格",
       similarity: "類似度", used: "プロンプトに使用", notUsed: "しきい値未満", details: "詳細",
       emptyTitle: "話しかけて、くらべる", tryOne: "たとえば、こんな質問から", of7: "／7",
@@ -50,6 +56,7 @@
     stop: ["M7 7h10v10H7z"],
     edit: ["M4 20h4L19 9l-4-4L4 16z"],
     done: ["M5 13l4 4L19 7"],
+    back: ["M9 14L4 9l5-5", "M4 9h10a6 6 0 0 1 0 12h-3"],
   };
   function icon(name) {
     const space = "http://www.w3.org/2000/svg";
@@ -81,6 +88,7 @@
     const drawn = new Map(); // turn id → {node, cards: Map(column id → {node, key}), key}
     const open = new Set(); // "<turn>/<column>" whose details are open
     const tab = new Map();
+    const drafts = new Map(); // "<turn>/<column>" → {reply, text, focus, sent} of an answer being edited
     let conversation = null;
 
     function send(action, data) { trigger("select", { action, ...data }); }
@@ -104,12 +112,13 @@
       }
       if (column.state === "failed") { row.append(el("span", "chip bad", w("reason").error)); return row; }
       if (!hidden && column.score !== undefined && column.score !== null) row.append(scoreChip(column));
-      const reason = el("span", "chip" + (column.reason === "end" || column.reason === "stop_string" ? "" : " bad"), w("reason")[column.reason] || "");
+      const fine = ["end", "stop_string", "edited"].includes(column.reason);
+      const reason = el("span", "chip" + (fine ? "" : " bad"), w("reason")[column.reason] || "");
       row.append(reason);
       if (!hidden && column.score && column.score.parts)
         for (const part of column.score.parts)
           row.append(el("span", "chip quiet", `${pick(part.name)} ${part.shown}`));
-      if (!hidden) row.append(el("span", "chip quiet", `${column.tokens} tok · ${number(column.seconds, 1)} s`));
+      if (!hidden && column.reason !== "edited") row.append(el("span", "chip quiet", `${column.tokens} tok · ${number(column.seconds, 1)} s`));
       return row;
     }
 
@@ -130,6 +139,7 @@
     }
     function scorePane(column) {
       const pane = el("div", "pane");
+      if (column.reason === "edited") { pane.append(el("p", "note", w("editedNote"))); return pane; }
       const score = column.score;
       if (!score || score.state === "waiting") { pane.append(el("p", "note", w("scoring"))); return pane; }
       if (score.value === null) { pane.append(el("p", "note", pick(score.unscored))); return pane; }
@@ -139,6 +149,11 @@
         pane.append(row);
       }
       pane.append(el("p", "note", pick(score.about)));
+      return pane;
+    }
+    function originalPane(column) {
+      const pane = el("div", "pane");
+      pane.append(el("pre", "", column.original));
       return pane;
     }
     function promptPane(column) {
@@ -157,7 +172,8 @@
       pane.append(list);
       return pane;
     }
-    const PANES = [["score", scorePane], ["facts", factsPane], ["prompt", promptPane], ["run", runPane]];
+    const PANES = [["score", scorePane], ["original", originalPane], ["facts", factsPane], ["prompt", promptPane], ["run", runPane]];
+    const panesOf = (column) => PANES.filter(([name]) => name !== "original" || column.original !== null);
 
     function details(turn, column) {
       const key = `${turn.id}/${column.id}`;
@@ -173,18 +189,51 @@
         tabs.querySelectorAll("button").forEach((b) => b.classList.toggle("on", b.dataset.pane === name));
         body.replaceChildren(PANES.find(([n]) => n === name)[1](column));
       };
-      for (const [name] of PANES) {
+      const panes = panesOf(column).map(([name]) => name);
+      for (const name of panes) {
         const b = button("", w(name), "", () => show(name));
         b.dataset.pane = name;
         tabs.append(b);
       }
       box.append(tabs, body);
-      show(tab.get(key) || "score");
+      show(panes.includes(tab.get(key)) ? tab.get(key) : "score");
+      return box;
+    }
+
+    function replyEditor(turn, column) {
+      const key = `${turn.id}/${column.id}`;
+      const draft = drafts.get(key);
+      const box = el("div", "pane");
+      const area = el("textarea", "editarea");
+      area.style.width = "100%";
+      area.rows = 5;
+      area.lang = turn.language;
+      area.value = draft.text;
+      area.setAttribute("aria-label", w("editReply"));
+      area.addEventListener("input", () => { draft.text = area.value; });
+      const close = () => { drafts.delete(key); drawn.get(turn.id).cards.get(column.id).key = ""; draw(); };
+      const save = () => {
+        if (area.value.trim() === column.text.trim()) close();
+        else if (area.value.trim()) {
+          draft.sent = true;
+          send("edit-reply", { turn: turn.id, column: column.id, text: area.value, reply: draft.reply });
+        }
+      };
+      area.addEventListener("keydown", (event) => {
+        if (event.isComposing || event.keyCode === 229) return;
+        if (event.key === "Escape") { event.stopPropagation(); close(); }
+        else if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) { event.preventDefault(); save(); }
+      });
+      const bar = el("div", "editbar");
+      bar.append(button("small primary", w("saveReply"), "", save), button("small", w("cancel"), "", close));
+      box.append(el("p", "note", w("editReplyNote")), area, bar);
+      if (draft.focus) { draft.focus = false; setTimeout(() => area.focus()); }
       return box;
     }
 
     function drawCard(turn, column, node) {
       const hidden = turn.blind && !turn.vote;
+      const key = `${turn.id}/${column.id}`;
       node.className = "card " + (hidden ? "k-blind" : "k-" + column.kind);
       node.dataset.column = column.id;
       node.dataset.state = column.state;
@@ -198,6 +247,13 @@
           navigator.clipboard.writeText(column.text);
           event.currentTarget.replaceChildren(icon("done"));
         }));
+        if (!hidden && column.original !== null)
+          tools.append(iconButton("back", w("restore"), () => send("restore-reply", { turn: turn.id, column: column.id })));
+        if (!hidden && turn.done && column.state === "done" && column.reply !== null)
+          tools.append(iconButton("edit", w("editReply"), () => {
+            drafts.set(key, { reply: column.reply, text: column.text.trim(), focus: true });
+            drawCard(turn, column, node);
+          }));
         if (turn.last && !hidden) tools.append(iconButton("again", w("regenerate"), () => send("regenerate", { turn: turn.id, column: column.id })));
       }
       head.append(tools);
@@ -206,6 +262,11 @@
       if (column.state === "failed") { text.classList.add("error"); text.textContent = pick(column.error); }
       else text.textContent = column.text.trimStart() || (live ? w("thinking") : "");
       if (column.state === "writing") text.append(el("span", "caret"));
+      if (drafts.has(key)) {
+        tools.replaceChildren();
+        node.replaceChildren(head, replyEditor(turn, column));
+        return;
+      }
       const parts = [head, text, chips(column, hidden)];
       if (!live && !hidden && column.state !== "failed") parts.push(details(turn, column));
       node.replaceChildren(...parts);
@@ -276,8 +337,15 @@
         present.add(column.id);
         let card = entry.cards.get(column.id);
         if (!card) { card = { node: el("article"), key: "" }; entry.cards.set(column.id, card); entry.grid.append(card.node); }
-        const columnKey = JSON.stringify([column, turn.last, turn.blind, turn.vote, language()]);
-        if (columnKey !== card.key) { card.key = columnKey; drawCard(turn, column, card.node); }
+        const columnKey = JSON.stringify([column, turn.done, turn.last, turn.blind, turn.vote, language()]);
+        if (columnKey === card.key) return;
+        const key = `${turn.id}/${column.id}`;
+        const draft = drafts.get(key);
+        if (draft && draft.sent && draft.text.trim() === column.text.trim()) drafts.delete(key);
+        // Whatever else becomes of the answer, what is being typed stays, with its cursor.
+        if (drafts.has(key) && card.node.querySelector(".editarea")) return;
+        card.key = columnKey;
+        drawCard(turn, column, card.node);
       });
       for (const [id, card] of entry.cards) if (!present.has(id)) { card.node.remove(); entry.cards.delete(id); }
     }
@@ -299,7 +367,7 @@
       if (!state || !state.turns) return;
       if (state.conversation && state.conversation !== conversation) window.charllmSaw(state.conversation);
       const atEnd = window.innerHeight + window.scrollY >= document.body.scrollHeight - 160;
-      if (state.conversation !== conversation) { conversation = state.conversation; drawn.clear(); host.replaceChildren(); }
+      if (state.conversation !== conversation) { conversation = state.conversation; drawn.clear(); drafts.clear(); host.replaceChildren(); }
       host.querySelector(".empty")?.remove();
       const keep = new Set(state.turns.map((turn) => turn.id));
       for (const [id, entry] of drawn) if (!keep.has(id)) { entry.node.remove(); drawn.delete(id); }
