@@ -95,9 +95,21 @@ def server_name(base_url: str) -> str:
     return f"{parts.hostname}{port}{parts.path}"
 
 
-def client(base_url: str = "", timeout: float = TIMEOUT, max_retries: int = 2) -> OpenAI:
+class Unreachable(UserError):
+    """The server could not be had this time: no connection, no answer in time, its own error."""
+
+
+class NotThisOne(UserError):
+    """The server refused what was asked (400, 413, 422); it may well answer something else."""
+
+
+def client(
+    base_url: str = "", timeout: float = TIMEOUT, max_retries: int = 2, *, retry_429: bool = True
+) -> OpenAI:
     """A synchronous client; the SDK retries 408, 409, 429, 5xx and lost connections itself.
 
+    Without ``retry_429`` a 429 is raised at once: the SDK would ask again even where the quota is
+    used up, and a caller with many workers has to stop all of them.
     ``UserError`` where OpenAI itself is meant and no key is known. Other servers are asked
     without a real key if there is none: local ones need none.
     """
@@ -112,9 +124,20 @@ def client(base_url: str = "", timeout: float = TIMEOUT, max_retries: int = 2) -
             "OpenAI の API キーがありません。環境変数 OPENAI_API_KEY を設定するか、"
             "このセッション用のキーを入力してください。",
         )
-    return OpenAI(
+    made = OpenAI if retry_429 else _waiting_client()
+    return made(
         api_key=key or "none", base_url=url or None, timeout=timeout, max_retries=max_retries
     )
+
+
+def _waiting_client() -> type[OpenAI]:
+    from openai import OpenAI
+
+    class Waiting(OpenAI):
+        def _should_retry(self, response: Any) -> bool:
+            return response.status_code != 429 and super()._should_retry(response)
+
+    return Waiting
 
 
 def embed(texts: Sequence[str], model: str, base_url: str = "") -> list[list[float]]:
@@ -124,7 +147,7 @@ def embed(texts: Sequence[str], model: str, base_url: str = "") -> list[list[flo
     """
     api = client(base_url)
     rows: list[list[float]] = []
-    with _plain_words(base_url, model):
+    with plain_words(base_url, model):
         for start in range(0, len(texts), TEXTS_A_CALL):
             part = list(texts[start : start + TEXTS_A_CALL])
             answer = api.embeddings.create(input=part, model=model, encoding_format="float")
@@ -154,7 +177,7 @@ def chat_stream(
     usage: Any = None
     chunk: Any = None
     finish = ""
-    with _plain_words(base_url, model):
+    with plain_words(base_url, model):
         stream, refused = _open_stream(api, model, body, settings)
         ignored += refused
         try:
@@ -172,7 +195,7 @@ def chat_stream(
         finally:
             stream.close()
     if chunk is None:
-        raise _not_the_protocol(base_url)
+        raise not_the_protocol(base_url)
     if not finish:
         raise _cut_off(base_url)
     yield Finish(
@@ -273,7 +296,7 @@ def _session_variable(url: str) -> str:
 
 
 @contextlib.contextmanager
-def _plain_words(base_url: str, model: str) -> Iterator[None]:
+def plain_words(base_url: str, model: str) -> Iterator[None]:
     """Turn the SDK's errors into a ``UserError``, without the cause: it may repeat the key."""
     import openai
 
@@ -282,7 +305,7 @@ def _plain_words(base_url: str, model: str) -> Iterator[None]:
     except openai.OpenAIError as error:
         _explain(error, base_url, model)
     except json.JSONDecodeError:  # the SDK lets through what a server calls JSON and is not
-        raise _not_the_protocol(base_url) from None
+        raise not_the_protocol(base_url) from None
 
 
 def _explain(error: Exception, base_url: str, model: str) -> NoReturn:
@@ -290,7 +313,7 @@ def _explain(error: Exception, base_url: str, model: str) -> NoReturn:
 
     name = server_name(base_url)
     said = _redacted(str(getattr(error, "message", "") or error), base_url)
-    code = {getattr(error, "code", None), getattr(error, "type", None)}
+    kind: type[UserError] = UserError
     if isinstance(error, openai.AuthenticationError):
         texts = (
             f"{name} refused the API key (401). Check OPENAI_API_KEY, or enter the key again.",
@@ -309,7 +332,7 @@ def _explain(error: Exception, base_url: str, model: str) -> NoReturn:
             f"{name} にモデル「{model}」がないか、URL が違います（404）。モデル名と、URL が API の"
             "パス（多くは /v1）で終わっているかを確認してください。",
         )
-    elif isinstance(error, openai.RateLimitError) and "insufficient_quota" in code:
+    elif isinstance(error, openai.RateLimitError) and "insufficient_quota" in error_codes(error):
         texts = (
             f"The account's quota at {name} is used up (429, insufficient_quota). Add credit or "
             "use another key; trying again will not help.",
@@ -322,12 +345,14 @@ def _explain(error: Exception, base_url: str, model: str) -> NoReturn:
             f"{name} へのリクエストが多すぎます（429）。1分ほど待ってから再試行してください。",
         )
     elif isinstance(error, openai.APITimeoutError):
+        kind = Unreachable
         texts = (
             f"{name} did not answer within {TIMEOUT:.0f} seconds. Try again later.",
             f"{name} から {TIMEOUT:.0f} 秒以内に応答がありませんでした。"
             "しばらくしてから再試行してください。",
         )
     elif isinstance(error, openai.APIConnectionError):
+        kind = Unreachable
         texts = (
             f"{name} cannot be reached. Is the server running, the address right, and this "
             "machine online?",
@@ -335,13 +360,25 @@ def _explain(error: Exception, base_url: str, model: str) -> NoReturn:
             "ネットワークにつながっているかを確認してください。",
         )
     elif isinstance(error, openai.APIStatusError):
+        kind = _kind(error.status_code)
         texts = (
             f"{name} refused the request ({error.status_code}): {said}",
             f"{name} がリクエストを拒否しました（{error.status_code}）: {said}",
         )
     else:
         texts = (f"{name} reported an error: {said}", f"{name} がエラーを返しました: {said}")
-    raise UserError(*texts) from None
+    raise kind(*texts) from None
+
+
+def _kind(status: int) -> type[UserError]:
+    if status in (400, 413, 422):
+        return NotThisOne
+    return Unreachable if status >= 500 or status in (408, 409) else UserError
+
+
+def error_codes(error: Exception) -> set[str]:
+    """What the server calls the error: its code and its type, where it says them."""
+    return {str(getattr(error, name, None) or "") for name in ("code", "type")} - {""}
 
 
 def _redacted(text: str, base_url: str) -> str:
@@ -358,7 +395,7 @@ def _cut_off(base_url: str) -> UserError:
     )
 
 
-def _not_the_protocol(base_url: str) -> UserError:
+def not_the_protocol(base_url: str) -> UserError:
     name = server_name(base_url)
     return UserError(
         f"{name} answered with something that is not the OpenAI protocol. Check that the address "

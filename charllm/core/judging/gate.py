@@ -45,7 +45,7 @@ _TEMPLATE = re.compile(
     r"\[/?\s?(?:INST|SYS|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS)\b\]?|<</?SYS>>"
     r"|<\|[^|<>\n]{1,40}\|>|</?(?:s|bos|eos|pad|unk|mask|think)>|</?(?:start|end)_of_\w+>"
     r"|<(?:unused|extra_id_|reserved_)\w*>|\{\{?(?:user|char|facts|name|query)\}?\}|#{3,}"
-    r"|^\s*##\s|```"
+    r"|^\s*##\s|```|</[a-z]\w{1,20}>|\{\s*\"\w+\"\s*:"
     r"|</?(?:br|p|div|span|a|b|i|em|strong|h[1-6]|ul|ol|li|table|html|body|script|code|pre)"
     r"\b[^<>]{0,80}>",
     re.IGNORECASE | re.MULTILINE,
@@ -57,11 +57,15 @@ _BROKEN = re.compile(
     "\ufffd|<0x[0-9A-Fa-f]{2}>|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ue000-\uf8ff]"
     "|ã[\u0081\u0082‚€]|â€[™œ\u009d“”]|Ã[©¨¤¶¼]|[縺繧繝][^。、\n]{0,6}[縺繧繝]"
 )
+_AI_JA = "AI|人工知能|言語モデル|チャットボット|アシスタント|AIモデル"
+_I_JA = "私|わたし|わたくし|あたし|僕|ぼく|俺|自分|当方"
 _AS_AI = re.compile(
-    r"(?:AI|人工知能|(?:大規模)?言語モデル|チャットボット|アシスタント|AIモデル)"
-    r"(?:として|ですので|なので|であり|でございます|です(?!って|か|の[？?]|もの)|だから)"
-    r"|\b(?:as|i am|i'm|i’m|being)\s+(?:just\s+|only\s+|merely\s+)?an?\s+(?:\w+\s+){0,2}"
-    r"(?:AI\b|artificial intelligence|language model|chatbot|virtual assistant)",
+    rf"(?:{_AI_JA})(?:として|ですので|ですから|なので|であり|でございます|です(?!って|か|の[？?]|もの)|だから"
+    rf"|(?:の|である)(?:{_I_JA}))"
+    rf"|(?:{_I_JA})は、?[^。！？!?\n]{{0,12}}プログラム(?:です(?!って|か|の[？?])|なので|であり|だから|に[過す]ぎ)"
+    r"|\b(?:as|i am|i'm|i’m|being)\s+(?:just\s+|only\s+|merely\s+)?(?:an?|your)\s+(?:\w+\s+){0,2}"
+    r"(?:AI\b|artificial intelligence|language model|chatbot|(?:virtual|digital) assistant"
+    r"|(?:computer|software) program\b)",
     re.IGNORECASE,
 )
 _GREETINGS = re.compile(

@@ -25,7 +25,7 @@ from charllm.data.dialogue import Dialogue, dataset_path, load_dialogues
 from charllm.data.errors import Text, UserError
 from charllm.data.profile import Profile, list_profiles, load_profile
 
-VERSION = "1"
+VERSION = "2"
 JUDGE = "embedded"
 JUDGE_WITHOUT_RELEVANCE = "embedded-without-relevance"
 LOWEST, HIGHEST = 1.0, 7.0
@@ -198,7 +198,7 @@ def judge_rows(
     """
     scorer = build_scorer(paths, load_profile(paths, slug), embedder)
     for number, row in enumerate(rows, 1):
-        query, reply, stop_reason = _fields(row, number)
+        query, reply, stop_reason = check_row(row, number)
         judged = scorer.score(query, reply, stop_reason)
         yield {
             "id": row.get("id", number),
@@ -267,7 +267,8 @@ def _total(parts: Iterable[Part]) -> float:
     return LOWEST + (HIGHEST - LOWEST) * mean
 
 
-def _fields(row: Any, number: int) -> tuple[str, str, str]:
+def check_row(row: Any, number: int) -> tuple[str, str, str]:
+    """``(query, reply, stop_reason)``; ``UserError`` names the row, which counts from 1."""
     if not isinstance(row, Mapping) or not isinstance(row.get("reply"), str):
         raise UserError(
             f'Row {number} has no text "reply"; a row is {{"id", "query", "reply"}}.',

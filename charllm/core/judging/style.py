@@ -1,22 +1,23 @@
 """Style: how much a line sounds like one character, learnt from the character's own lines.
 
-Character 1-4-grams with logistic regression, against what users say, what other characters of
-the same language say, and *neutralised twins*: the character's own lines in plain words
-(``twins``). The twins make it a measure of style instead of topic and length. It counts behind
-the gate only, knows nothing of sense or truth, and says more about a set of replies than of one:
-some real lines ("うふふ") carry no mark at all.
+Character 1-4-grams (in English one and two words, whose marks are words) with logistic regression,
+against what users say, what other characters of the same language say, and *neutralised twins*:
+the character's own lines in plain words (``twins``). The twins make it a measure of style instead
+of topic and length. It counts behind the gate only, knows nothing of sense or truth, and says more
+about a set of replies than of one: some real lines ("うふふ") carry no mark at all.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from charllm.core.judging.twins import neutralise
-from charllm.data.errors import UserError
+from charllm.data.errors import Language, UserError
 from charllm.data.profile import Profile
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ _WORTH_NAMING = 0.35
 """What gives less than this share of the strongest evidence is not named as a reason."""
 _EDGES = " \n。、！？!?…,.;:'’"
 _SPAM = re.compile(r"(.{2,12}?)\1+")
+_WORD = re.compile(r"[\w']+|[.!?,;:]")
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,7 @@ class StyleModel:
     cap: float
     markers: tuple[str, ...]
     lines: int
+    language: Language
 
     @classmethod
     def fit(
@@ -84,20 +87,21 @@ class StyleModel:
         share = len(own) / len(groups)
         balance = [1.0] * len(own) + [share / len(g) for g in groups.values() for _ in g]
         # binary: a mark counts once a line, however often it stands there
-        vectors = TfidfVectorizer(analyzer=_grams, binary=True, min_df=2)
+        vectors = TfidfVectorizer(analyzer=GRAMS[profile.language], binary=True, min_df=2)
         matrix = vectors.fit_transform(texts)
         model = LogisticRegression(C=30.0, max_iter=300)
         model.fit(matrix, labels, sample_weight=np.array(balance))
         pairs = zip(vectors.idf_.tolist(), model.coef_[0].tolist(), strict=True)
         weights = dict(zip(vectors.get_feature_names_out().tolist(), pairs, strict=True))
         evidence = model.decision_function(matrix[: len(own)])
-        marks = (*profile.speech.endings, profile.speech.first_person)
+        marks = tuple(filter(None, (*profile.speech.endings, profile.speech.first_person)))
         cap = max(float(np.quantile(evidence, CAP)), 1.0)
-        return cls(weights, float(model.intercept_[0]), cap, tuple(filter(None, marks)), len(own))
+        bias = float(model.intercept_[0])
+        return cls(weights, bias, cap, marks, len(own), profile.language)
 
     def evidence(self, text: str) -> float:
         """The log odds that the character says ``text``, as the classifier sees them."""
-        known = [self.weights[g] for g in set(_grams(text)) if g in self.weights]
+        known = [self.weights[g] for g in self._grams(text) if g in self.weights]
         norm = math.sqrt(sum(idf * idf for idf, _ in known)) or 1.0
         return self.bias + sum(idf * weight for idf, weight in known) / norm
 
@@ -110,11 +114,12 @@ class StyleModel:
 
         The profile's own marks come before other pieces of two to four characters.
         """
-        gains = {
-            gram: self.weights[gram][0] * self.weights[gram][1]
-            for gram in set(_grams(text)) & self.weights.keys()
+        grams = self._grams(text)
+        gains = {g: self.weights[g][0] * self.weights[g][1] for g in grams & self.weights.keys()}
+        within = {mark: {g for g in self._grams(mark) if "\n" not in g} for mark in self.markers}
+        marks = {
+            m: sum(gains.get(g, 0.0) for g in held) for m, held in within.items() if held <= grams
         }
-        marks = {mark: _held(mark, gains) for mark in self.markers if mark in text}
         pieces: dict[str, float] = {}
         for gram, gain in gains.items():
             piece = gram.strip(_EDGES)
@@ -129,10 +134,8 @@ class StyleModel:
                 chosen.append(shown)
         return chosen
 
-
-def _held(mark: str, gains: Mapping[str, float]) -> float:
-    """What all n-grams within ``mark`` give together."""
-    return sum(gain for gram, gain in gains.items() if gram in mark)
+    def _grams(self, text: str) -> set[str]:
+        return set(GRAMS[self.language](text))
 
 
 def _by_gain(gains: Mapping[str, float]) -> list[str]:
@@ -186,7 +189,7 @@ def _pick(lines: Sequence[str], mask: np.ndarray[Any, Any]) -> list[str]:
     return [line for line, keep in zip(lines, mask, strict=True) if keep]
 
 
-def _grams(text: str) -> list[str]:
+def _characters(text: str) -> list[str]:
     """All 1- to 4-grams; a unit said several times in a row is read once."""
     return list(_all_grams(_SPAM.sub(r"\1", " ".join(text.split()))))
 
@@ -197,6 +200,16 @@ def _all_grams(text: str) -> Iterator[str]:
     for n in range(NGRAMS[0], NGRAMS[1] + 1):
         for i in range(len(text) - n + 1):
             yield text[i : i + n]
+
+
+def _words(text: str) -> list[str]:
+    """All words, marks of punctuation and pairs of them, both ends of the line being words too."""
+    plain = _SPAM.sub(r"\1", " ".join(text.split())).casefold().replace("’", "'")
+    words = ["\n", *_WORD.findall(plain), "\n"]
+    return [*words, *(f"{one} {two}" for one, two in pairwise(words))]
+
+
+GRAMS: dict[Language, Callable[[str], list[str]]] = {"ja": _characters, "en": _words}
 
 
 def _overlap(one: str, other: str) -> bool:

@@ -1,0 +1,137 @@
+"""Which judges there are: the embedded one, a model behind an endpoint, a local chat model.
+
+``JudgeConfig`` names one, ``open_judge`` makes it. The key of an endpoint is never part of it: it
+comes from the environment or from the session (``endpoint.set_session_key``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from charllm.core import endpoint
+from charllm.core.judging import score
+from charllm.core.judging.calibrated import Calibrated, load_calibrated
+from charllm.core.judging.prices import Price, price_of
+from charllm.core.judging.records import Item, Judge, Quote, Record
+from charllm.core.judging.rubric import load_rubric
+from charllm.data.config import Config, Paths
+from charllm.data.profile import Profile
+
+SECONDS_A_REPLY = 0.05
+"""The embedded judge's, most of it for relevance; fitting takes a few seconds more."""
+
+
+class JudgeConfig(Config):
+    """Who judges and by which rubric (the embedded judge has its own, "character").
+
+    ``samples``: verdicts a reply, whose mean counts. ``in_flight``: replies judged at once.
+    Prices are US dollars per million tokens; None takes the known ones.
+    """
+
+    kind: Literal["embedded", "endpoint", "local"] = "embedded"
+    model: str = ""
+    base_url: str = ""
+    rubric: str = "study"
+    samples: int = Field(default=1, ge=1, le=20)
+    temperature: float = Field(default=0.0, ge=0.0, le=2.0)
+    max_tokens: int = Field(default=600, ge=16, le=8192)
+    in_flight: int = Field(default=16, ge=1, le=128)
+    seed: int = Field(default=0, ge=0)
+    price_in: float | None = Field(default=None, ge=0.0)
+    price_cached: float | None = Field(default=None, ge=0.0)
+    price_out: float | None = Field(default=None, ge=0.0)
+
+    @model_validator(mode="after")
+    def _can_be_asked(self) -> Self:
+        if self.kind != "embedded" and not self.model.strip():
+            raise ValueError(f"model: name the {self.kind} model that judges")
+        if self.kind == "embedded" and self.samples != 1:
+            raise ValueError("samples: the embedded judge always says the same, one is enough")
+        if "@" in self.base_url:
+            raise ValueError("base_url: leave out the user name and the password; enter a key")
+        if self.samples > 1 and self.temperature == 0 and self.kind != "embedded":
+            raise ValueError("temperature: several samples differ only above 0")
+        return self
+
+
+def open_judge(paths: Paths, profile: Profile, config: JudgeConfig) -> Judge:
+    """The judge, ready; close it after use. ``UserError`` where it or its rubric is missing."""
+    if config.kind == "embedded":
+        return EmbeddedJudge(paths, profile)
+    from charllm.core.judging.cache import JudgeCache
+
+    rubric = load_rubric(paths, config.rubric)
+    if config.kind == "local":
+        from charllm.core.judging.local_judge import LocalJudge
+
+        return LocalJudge(paths, profile, rubric, config, JudgeCache(paths))
+    from charllm.core.judging.llm_judge import LLMJudge
+
+    return LLMJudge(profile, rubric, config, JudgeCache(paths), _price(config))
+
+
+def _price(config: JudgeConfig) -> Price:
+    known = price_of(config.model, endpoint.resolve_base_url(config.base_url))
+    return Price(
+        known.tokens_in if config.price_in is None else config.price_in,
+        known.tokens_cached if config.price_cached is None else config.price_cached,
+        known.tokens_out if config.price_out is None else config.price_out,
+    )
+
+
+class EmbeddedJudge:
+    """Gate, style, relevance and length; calibrated on hand scores where that has gained."""
+
+    rubric = "character"
+    scale = (int(score.LOWEST), int(score.HIGHEST))
+
+    def __init__(self, paths: Paths, profile: Profile) -> None:
+        self.scorer = score.build_scorer(paths, profile)
+        found = load_calibrated(paths, profile.slug)
+        self.calibrated: Calibrated | None = found if found and found.applies else None
+
+    @property
+    def id(self) -> str:
+        return self.calibrated.judge if self.calibrated else self.scorer.judge
+
+    @property
+    def version(self) -> str:
+        return self.calibrated.version if self.calibrated else score.VERSION
+
+    def quote(self, items: Sequence[Item]) -> Quote:
+        gate = self.scorer.gate
+        gated = sum(
+            bool(gate.check(i.reply, query=i.query, stop_reason=i.stop_reason)) for i in items
+        )
+        seconds = (len(items) - gated) * SECONDS_A_REPLY
+        return Quote(len(items), len(items) - gated, 0, gated, seconds=seconds)
+
+    def judge(self, items: Sequence[Item], stop: Callable[[], bool]) -> Iterator[Record]:
+        for item in items:
+            if stop():
+                return
+            judged = self.scorer.score(item.query, item.reply, item.stop_reason)
+            if self.calibrated:
+                judged = self.calibrated.apply(judged)
+            language = self.scorer.profile.language
+            yield Record(
+                item=item.id,
+                judge=self.id,
+                rubric=self.rubric,
+                version=self.version,
+                score=judged.score,
+                unscored=judged.unscored,
+                gate=tuple(finding.code for finding in judged.gate),
+                parts={part.key: part.value for part in judged.parts},
+                rationale="\n".join(
+                    f"{part.name.in_(language)}: {part.text.in_(language)}"
+                    for part in judged.parts
+                    if part.text
+                ),
+            )
+
+    def close(self) -> None:
+        pass
