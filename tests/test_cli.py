@@ -100,7 +100,7 @@ def test_our_own_mistakes_exit_with_1(
     def broken(*_: object) -> None:
         raise RuntimeError("with very-private-key")
 
-    verb = cli.Verb("broken", Text("", ""), (), broken)
+    verb = verb_table.Verb("broken", Text("", ""), (), broken)
     monkeypatch.setattr(cli, "VERBS", (verb,))
     assert cli.main(["broken"]) == 1
     error = capsys.readouterr().err

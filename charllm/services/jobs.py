@@ -22,8 +22,8 @@ import psutil
 from charllm.data.config import ROOT, Config, Paths
 from charllm.data.errors import Text, UserError
 from charllm.data.files import SLUG
+from charllm.data.locking import FileLock
 from charllm.data.progress import StopRequest
-from charllm.services.lease import FileLock
 from charllm.services.manifest import resolve
 from charllm.services.runs import (
     Cursor,
@@ -44,7 +44,10 @@ POLL_SECONDS = 0.2
 
 @dataclass(frozen=True)
 class Kind:
-    """``config`` and ``function`` are dotted paths ``package.module:name``, loaded when needed."""
+    """``config`` and ``function`` are dotted paths ``package.module:name``, loaded when needed.
+
+    A configuration's own ``accelerator`` says whether this run needs one, where runs differ.
+    """
 
     config: str
     function: str
@@ -77,6 +80,18 @@ KINDS: dict[str, Kind] = {
         True,
         Text("Train", "学習"),
     ),
+    "filter": Kind(
+        "charllm.core.filtering:FilterConfig",
+        "charllm.services.filtering:run_filter",
+        False,
+        Text("Filter data", "データの選別"),
+    ),
+    "quality": Kind(
+        "charllm.core.judging.quality:QualityConfig",
+        "charllm.core.judging.quality:run_quality",
+        False,
+        Text("Check a judge", "ジャッジの検査"),
+    ),
     "merge": Kind(
         "charllm.core.merging.blend:MergeConfig",
         "charllm.core.merging.blend:run_merge",
@@ -105,9 +120,8 @@ def config_class(kind: str) -> type[Config]:
 def submit(paths: Paths, kind: str, name: str, config: Config) -> Run:
     """Queue a run; it starts at the next ``tick`` that finds its turn has come."""
     known = find_kind(kind)
-    return create_run(
-        paths, kind, name, config, function=known.function, accelerator=known.accelerator
-    )
+    accelerator = getattr(config, "accelerator", known.accelerator)
+    return create_run(paths, kind, name, config, function=known.function, accelerator=accelerator)
 
 
 def prepare_embedded(paths: Paths) -> Run | None:

@@ -26,7 +26,7 @@ import psutil
 from charllm.data.config import Config, Paths
 from charllm.data.errors import Text, UserError
 from charllm.data.files import write_text
-from charllm.data.progress import Reporter, Stopped, StopRequest
+from charllm.data.progress import Paused, Reporter, Stopped, StopRequest
 from charllm.services import lease
 from charllm.services.manifest import Manifest, resolve
 from charllm.services.redaction import RedactingStream, redact
@@ -184,6 +184,10 @@ def run_stage(folder: Path, paths: Paths) -> int:
         except Stopped:
             reporter.finish("cancelled")
             return 0
+        except Paused as pause:
+            print(pause.text.en, flush=True)
+            reporter.finish("paused", pause.text, user=True)
+            return 2
         except UserError as error:
             print(error.text.en, flush=True)
             reporter.finish("failed", error.text, user=True)

@@ -26,9 +26,9 @@ from charllm.data.files import check_slug, read_json, write_json, write_text
 from charllm.data.progress import StopRequest
 from charllm.services.manifest import FILE, Manifest, make_manifest
 
-State = Literal["queued", "running", "stopping", "done", "failed", "cancelled", "crashed"]
+State = Literal["queued", "running", "stopping", "done", "paused", "failed", "cancelled", "crashed"]
 LIVE: tuple[State, ...] = ("running", "stopping")
-ENDED: tuple[State, ...] = ("done", "failed", "cancelled", "crashed")
+ENDED: tuple[State, ...] = ("done", "paused", "failed", "cancelled", "crashed")
 
 START_SECONDS = 30.0
 """A started process that has not written its number for so long is taken to be dead."""
@@ -92,7 +92,7 @@ class Status(Config):
 
     @property
     def resumable(self) -> bool:
-        return self.state in ("failed", "cancelled", "crashed") or (
+        return self.state in ("paused", "failed", "cancelled", "crashed") or (
             self.state == "done" and self.stopped == "save"
         )
 

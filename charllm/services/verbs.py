@@ -7,7 +7,6 @@ A verb imports what it needs when it is called. How values are printed and how m
 from __future__ import annotations
 
 from argparse import Namespace
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from charllm.services import jobs
 from charllm.services.following import Ended, follow, run_kind
 from charllm.services.runs import find_run, list_runs
 
-# Profiles and data
+# Profiles
 
 
 def doctor(paths: Paths, options: Namespace) -> Any:
@@ -81,66 +80,6 @@ def _profile_summary(profile: Any, warnings: Any) -> dict[str, Any]:
     }
 
 
-def data_check(paths: Paths, options: Namespace) -> Any:
-    """Counts, with the pairs that make them up; a leak is a training question near a query."""
-    from charllm.data.dialogue import dataset_path
-    from charllm.data.queries import load_queries
-    from charllm.data.text import near_duplicates
-
-    dialogues, rejected = _read_rows(dataset_path(paths, options.name))
-    asked = [(f"{d.id}", d.question) for d in dialogues]
-    spoken = [f"{d.question}\n{d.reply}" for d in dialogues]
-    queries = [
-        (f"{file.stem}/{query.id}", query.text)
-        for file in sorted(paths.queries.glob("*.jsonl"))
-        for query in load_queries(file)
-    ]
-    pairs = near_duplicates(spoken)
-    leaks = near_duplicates([text for _, text in asked], [text for _, text in queries])
-    return {
-        "format": "charllm",
-        "rows": len(dialogues),
-        "rejected": rejected,
-        "duplicates": len(pairs),
-        "leaks": len(leaks),
-        "duplicate_pairs": [
-            {"ids": [asked[i][0], asked[j][0]], "overlap": round(share, 3)} for i, j, share in pairs
-        ],
-        "leak_pairs": [
-            {"id": asked[i][0], "query": queries[j][0], "overlap": round(share, 3)}
-            for i, j, share in leaks
-        ],
-    }
-
-
-def _read_rows(path: Path) -> tuple[list[Any], list[dict[str, Any]]]:
-    """The dialogues of a file, and ``{"line", "reason"}`` for each line that is none."""
-    import json
-
-    from charllm.data.dialogue import Dialogue
-    from charllm.data.files import read_text
-
-    language = current_language()
-    good: dict[str, Dialogue] = {}
-    rejected = []
-    for number, line in enumerate(read_text(path).splitlines(), 1):
-        if not line.strip():
-            continue
-        where = f"{path.name}, line {number}"
-        try:
-            dialogue = Dialogue.from_data(json.loads(line), where)
-            if dialogue.id in good:
-                raise UserError(
-                    f"id {dialogue.id!r} stands twice.", f"id「{dialogue.id}」が重複しています。"
-                )
-            good[dialogue.id] = dialogue
-        except json.JSONDecodeError as error:
-            rejected.append({"line": number, "reason": f"not JSON: {error.msg}"})
-        except UserError as error:
-            rejected.append({"line": number, "reason": error.in_(language)})
-    return list(good.values()), rejected
-
-
 # Retrieval
 
 
@@ -191,24 +130,16 @@ def labels(paths: Paths, options: Namespace) -> Any:
     return labels_of(template, tokenizer, options.system, options.user, options.reply)
 
 
-def judge(paths: Paths, options: Namespace) -> Iterator[dict[str, Any]]:
-    from charllm.core.judging.score import judge_rows
-    from charllm.data.files import json_lines
-
-    rows = [row for _, row in json_lines(Path(options.file))]
-    return judge_rows(paths, options.profile, rows)
-
-
 def train(paths: Paths, options: Namespace) -> Any:
     from charllm.data.config import load_yaml
 
-    path = _recipe(paths, options.config)
+    path = recipe_path(paths, options.config)
     return run_kind(paths, "train", load_yaml(path), name=path.stem, where=str(path))
 
 
 def merge(paths: Paths, options: Namespace) -> Any:
     out = Path(options.out).resolve()
-    recipe = _recipe(paths, options.recipe)
+    recipe = recipe_path(paths, options.recipe)
     config = {
         "recipe": str(recipe),
         "out": str(out),
@@ -290,7 +221,18 @@ def runs_stop(paths: Paths, options: Namespace) -> Any:
 
 
 def runs_resume(paths: Paths, options: Namespace) -> Any:
-    run = jobs.resume(paths, find_run(paths, options.run))
+    run = find_run(paths, options.run)
+    budget = {
+        "calls": options.budget_calls,
+        "tokens": options.budget_tokens,
+        "money": options.budget_usd,
+    }
+    if any(value is not None for value in budget.values()):
+        from charllm.core.filtering import Budget
+        from charllm.services.filtering import raise_budget
+
+        raise_budget(run, Budget.from_data(budget, "--budget"))
+    run = jobs.resume(paths, run)
     if options.detach:
         jobs.tick(paths)
         return run.as_json()
@@ -303,7 +245,7 @@ def run_stage(paths: Paths, options: Namespace) -> Any:
     return Ended(None, run_stage_(Path(options.folder), paths))
 
 
-def _recipe(paths: Paths, name: str) -> Path:
+def recipe_path(paths: Paths, name: str) -> Path:
     """A file, or the name of one in ``recipes/``."""
     path = Path(name)
     shipped = paths.root / "recipes" / f"{name}.yaml"

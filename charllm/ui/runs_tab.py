@@ -25,6 +25,7 @@ STATES: dict[str, Text] = {
     "running": Text("running", "実行中"),
     "stopping": Text("stopping", "停止中"),
     "done": Text("done", "完了"),
+    "paused": Text("paused", "一時停止"),
     "failed": Text("failed", "失敗"),
     "cancelled": Text("cancelled", "取消"),
     "crashed": Text("crashed", "異常終了"),
