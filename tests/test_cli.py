@@ -17,7 +17,7 @@ from toy_stage import ToyConfig
 
 from charllm.data.config import ROOT, Paths
 from charllm.data.errors import Text
-from charllm.services import cli, jobs
+from charllm.services import cli, jobs, verb_table
 from charllm.services.runs import create_run, list_runs
 
 Capture = pytest.CaptureFixture[str]

@@ -15,14 +15,16 @@ from judge_server import GOOD, Asked, JudgeServer, Reply, serving
 
 from charllm.core import completing
 from charllm.core.filtering import Budget, FilterConfig, cut_at, rows_of
-from charllm.core.judging.judges import JudgeConfig
+from charllm.core.judging.judges import JudgeConfig, open_judge
 from charllm.core.judging.records import Item, Record
+from charllm.core.judging.score import build_scorer
 from charllm.core.topics import topics
 from charllm.data import collection
 from charllm.data.config import Paths
-from charllm.data.dialogue import load_dialogues
+from charllm.data.dialogue import Message, load_dialogues, save_dialogues
 from charllm.data.errors import Text, UserError
 from charllm.data.files import read_json
+from charllm.data.profile import load_profile
 from charllm.data.progress import Paused, Silent
 from charllm.services import jobs
 from charllm.services.filtering import (
@@ -237,6 +239,28 @@ def test_the_embedded_judge_filters_without_a_key(paths: Paths) -> None:
     result = run_filter(config, Silent(), run.folder, paths)
     assert result["judge"] == "embedded" and result["unscored"] == 0 and result["kept"] > 15
     assert read_json(run.folder / "quality.json")["insisted"] is True
+
+
+def test_a_line_is_judged_by_a_judge_that_has_not_learnt_it(paths: Paths) -> None:
+    """A row that says it with marks nobody else uses is praised only by a judge that knows them."""
+    rows = load_dialogues(paths.datasets / "magnus.jsonl")
+    odd = rows[0].model_copy(
+        update={
+            "id": "odd",
+            "messages": (
+                rows[0].messages[0],
+                Message(role="assistant", content="Zibble zabble, wibbly womp zonk it is, zibble."),
+            ),
+        }
+    )
+    save_dialogues(paths.datasets / "magnus.jsonl", [*rows, odd])
+    judge = open_judge(paths, load_profile(paths, "magnus"), JudgeConfig())
+    (record,) = judge.judge([Item.of(odd)], lambda: False)
+    judge.close()
+    knowing = build_scorer(paths, load_profile(paths, "magnus")).score(odd.question, odd.reply)
+    style = next(part.value for part in knowing.parts if part.key == "style")
+    assert style is not None and record.parts["style"] is not None
+    assert record.parts["style"] < style
 
 
 def test_rows_without_topics_are_grouped_by_their_questions() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from charllm.data.config import Config
@@ -43,7 +44,7 @@ class OrdinalModel(Config):
             if part is not None
         )
         below = [0.0, *(_sigmoid(cut - eta) for cut in self.cuts), 1.0]
-        return [high - low for low, high in zip(below, below[1:], strict=False)]
+        return [high - low for low, high in pairwise(below)]
 
     def expected(self, parts: Sequence[float | None]) -> float:
         """The mean level; never beyond the lowest and highest level seen in fitting."""

@@ -1,4 +1,4 @@
-"""What hand scores have taught the embedded judge: its parts weighed anew, checked on held-out ones.
+"""What hand scores have taught the embedded judge: its parts weighed anew, checked on others.
 
 The embedded score weighs style, relevance and length by fixed weights. From hand scores a
 proportional-odds model (``core.ordinal``) learns weights and severity; what it would have said of

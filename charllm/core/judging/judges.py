@@ -20,6 +20,7 @@ from charllm.core.judging.rubric import load_rubric
 from charllm.data.config import Config, Paths
 from charllm.data.profile import Profile
 
+FOLDS = 5
 SECONDS_A_REPLY = 0.05
 """The embedded judge's, most of it for relevance; fitting takes a few seconds more."""
 
@@ -83,12 +84,17 @@ def _price(config: JudgeConfig) -> Price:
 
 
 class EmbeddedJudge:
-    """Gate, style, relevance and length; calibrated on hand scores where that has gained."""
+    """Gate, style, relevance and length; calibrated on hand scores where that has gained.
+
+    A reply that is among the lines the judge has learnt from is judged by one that has not learnt
+    it (cross-validation in ``FOLDS``), so that a training set is not praised for being learnt.
+    """
 
     rubric = "character"
     scale = (int(score.LOWEST), int(score.HIGHEST))
 
     def __init__(self, paths: Paths, profile: Profile) -> None:
+        self.paths = paths
         self.scorer = score.build_scorer(paths, profile)
         found = load_calibrated(paths, profile.slug)
         self.calibrated: Calibrated | None = found if found and found.applies else None
@@ -110,28 +116,43 @@ class EmbeddedJudge:
         return Quote(len(items), len(items) - gated, 0, gated, seconds=seconds)
 
     def judge(self, items: Sequence[Item], stop: Callable[[], bool]) -> Iterator[Record]:
-        for item in items:
-            if stop():
-                return
-            judged = self.scorer.score(item.query, item.reply, item.stop_reason)
-            if self.calibrated:
-                judged = self.calibrated.apply(judged)
-            language = self.scorer.profile.language
-            yield Record(
-                item=item.id,
-                judge=self.id,
-                rubric=self.rubric,
-                version=self.version,
-                score=judged.score,
-                unscored=judged.unscored,
-                gate=tuple(finding.code for finding in judged.gate),
-                parts={part.key: part.value for part in judged.parts},
-                rationale="\n".join(
-                    f"{part.name.in_(language)}: {part.text.in_(language)}"
-                    for part in judged.parts
-                    if part.text
-                ),
-            )
+        for scorer, group in self._dealt(items):
+            for item in group:
+                if stop():
+                    return
+                yield self._record(scorer, item)
+
+    def _dealt(self, items: Sequence[Item]) -> Iterator[tuple[score.Scorer, list[Item]]]:
+        """The items in groups, each with a scorer that has learnt none of its replies."""
+        learnt = score.learnt_lines(self.paths, self.scorer.profile)
+        known = {i.reply.strip() for i in items} & learnt
+        fold_of = {line: n % FOLDS for n, line in enumerate(sorted(known))}
+        yield self.scorer, [i for i in items if i.reply.strip() not in fold_of]
+        for fold in range(min(FOLDS, len(known))):
+            lines = {line for line, of in fold_of.items() if of == fold}
+            scorer = score.without_lines(self.paths, self.scorer, lines)
+            yield scorer, [i for i in items if i.reply.strip() in lines]
+
+    def _record(self, scorer: score.Scorer, item: Item) -> Record:
+        judged = scorer.score(item.query, item.reply, item.stop_reason)
+        if self.calibrated:
+            judged = self.calibrated.apply(judged)
+        language = scorer.profile.language
+        return Record(
+            item=item.id,
+            judge=self.id,
+            rubric=self.rubric,
+            version=self.version,
+            score=judged.score,
+            unscored=judged.unscored,
+            gate=tuple(finding.code for finding in judged.gate),
+            parts={part.key: part.value for part in judged.parts},
+            rationale="\n".join(
+                f"{part.name.in_(language)}: {part.text.in_(language)}"
+                for part in judged.parts
+                if part.text
+            ),
+        )
 
     def close(self) -> None:
         pass

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -186,6 +186,27 @@ def build_scorer(paths: Paths, profile: Profile, embedder: Embedder | None = Non
         _style_model(paths, profile, dialogues),
         _relevance_model(paths, profile, dialogues, embedder),
     )
+
+
+def without_lines(paths: Paths, scorer: Scorer, lines: Collection[str]) -> Scorer:
+    """``scorer`` as it would be had it never learnt ``lines``; itself where too few are left.
+
+    A line must not be judged by what was learnt from this very line.
+    """
+    profile = scorer.profile
+    dialogues = _dialogues(paths, profile.slug)
+    rest = [line for line in own_lines(profile, dialogues) if line.strip() not in lines]
+    try:
+        style = StyleModel.fit(rest, contrast_lines(paths, profile, dialogues), profile)
+    except UserError:
+        return scorer
+    return Scorer(profile, style, scorer.relevance)
+
+
+def learnt_lines(paths: Paths, profile: Profile) -> frozenset[str]:
+    """The lines that the profile's scorer is fitted on."""
+    said = own_lines(profile, _dialogues(paths, profile.slug))
+    return frozenset(line.strip() for line in said)
 
 
 def judge_rows(
