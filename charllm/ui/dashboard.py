@@ -6,7 +6,7 @@ import gradio as gr
 
 from charllm.data.config import Paths
 from charllm.services.chat import ChatService
-from charllm.ui import character_tab, chat_tab, models_tab, runs_tab
+from charllm.ui import character_tab, chat_tab, data_tab, judge_tab, models_tab, runs_tab
 from charllm.ui.page import Page, profile_choices
 from charllm.ui.words import t
 
@@ -23,6 +23,8 @@ SWITCHES = (
 TABS = (
     ("chat", t("Chat", "チャット"), chat_tab),
     ("character", t("Character", "キャラクター"), character_tab),
+    ("data", t("Data", "データ"), data_tab),
+    ("judge", t("Judge", "ジャッジ"), judge_tab),
     ("models", t("Models", "モデル"), models_tab),
     ("runs", t("Runs", "実行"), runs_tab),
 )

@@ -237,7 +237,16 @@ def create_app(paths: Paths, settings: ServerSettings) -> App:
 def _head() -> str:
     """Our scripts, with the hash of their content so that an update is never hidden by a cache."""
     tags = []
-    for name in ("board.js", "table.js", "page.js"):
+    for name in (
+        "board.js",
+        "table.js",
+        "roweditor.js",
+        "grid.js",
+        "steps.js",
+        "histogram.js",
+        "desk.js",
+        "page.js",
+    ):
         version = hashlib.sha256((STATIC / name).read_bytes()).hexdigest()[:12]
         tags.append(f'<script src="/charllm-static/{name}?{version}"></script>')
     return "\n".join(tags)
