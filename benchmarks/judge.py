@@ -88,7 +88,7 @@ def gate_and_style() -> dict[str, float]:
     from charllm.data.profile import list_profiles, load_profile
 
     paths = Paths.default()
-    found = {}
+    found: dict[str, float] = {}
     for slug in list_profiles(paths):
         if not dataset_path(paths, slug).is_file():
             continue

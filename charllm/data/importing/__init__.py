@@ -5,9 +5,10 @@ as told. Nothing is dropped in silence.
 """
 
 from charllm.data.importing.detecting import Detected, detect
-from charllm.data.importing.formats import FORMATS, Format
+from charllm.data.importing.formats import FORMATS
 from charllm.data.importing.reading import Imported, read_file
 from charllm.data.importing.rejecting import Rejected, write_rejected_csv
+from charllm.data.importing.talks import Format
 
 __all__ = [
     "FORMATS",

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from charllm.data.errors import Text, UserError
-from charllm.data.importing.containers import BrokenLine, Container, open_container
+from charllm.data.importing.containers import Container, open_container
 from charllm.data.importing.formats import FORMATS
+from charllm.data.importing.rejecting import Unreadable
 from charllm.data.importing.tables import guess_mapping
 
 LOOKED_AT = 50
@@ -17,7 +18,10 @@ LOOKED_AT = 50
 
 @dataclass(frozen=True)
 class Detected:
-    """``mapping`` is field → column where the format has columns; ``also``: other formats."""
+    """``mapping`` is field → column where there are columns, or ``character`` → a script's.
+
+    ``also``: other formats that fit, best first.
+    """
 
     format: str
     reason: Text
@@ -32,7 +36,13 @@ def detect(path: Path) -> Detected:
 
 
 def detect_in(container: Container, name: str) -> Detected:
-    rows = [row for _, row in container.rows[:LOOKED_AT] if not isinstance(row, BrokenLine)]
+    rows = [row for _, row in container.rows if not isinstance(row, Unreadable)][:LOOKED_AT]
+    if container.rows and not rows and container.kind == "json":
+        line = container.rows[0][0]
+        raise UserError(
+            f"{name}, line {line}: not valid JSON, and no other line is.",
+            f"{name} は {line} 行目から JSON として読めません。ほかの行も同じです。",
+        )
     marks: Counter[str] = Counter()
     for key, known in FORMATS.items():
         if container.kind in known.containers:
@@ -47,9 +57,22 @@ def detect_in(container: Container, name: str) -> Detected:
             f"{name}: 当てはまる形式がありません。形式を手動で選ぶか、質問と返答の列を持つ表に"
             "してください。",
         )
+    best = FORMATS[fitting[0]]
     columns = columns_of(container)
-    return Detected(
-        fitting[0], FORMATS[fitting[0]].why, guess_mapping(columns), columns, fitting[1:]
+    guessed = best.guess(best.rows(container.rows))
+    mapping = guess_mapping(columns) | guessed
+    return Detected(fitting[0], _reason(container, rows, fitting[0]), mapping, columns, fitting[1:])
+
+
+def _reason(container: Container, rows: list[Any], name: str) -> Text:
+    """Why, and of how many of the rows that is so."""
+    known = FORMATS[name]
+    if container.kind != "json":
+        return known.why
+    fit = sum(known.fits(row) > 0 for row in rows)
+    return Text(
+        f"{known.why.en} ({fit} of the {len(rows)} rows looked at)",
+        f"{known.why.ja}（調べた {len(rows)} 行のうち {fit} 行）",
     )
 
 

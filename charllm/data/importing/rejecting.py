@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from charllm.data.errors import Text
 from charllm.data.files import write_bytes
@@ -23,12 +25,37 @@ class Rejected:
     text: str
 
 
+@dataclass(frozen=True)
+class Unreadable:
+    """Stands in place of a row that is none, such as a line that is not JSON."""
+
+    reason: Text
+    text: str
+
+
 class Refused(Exception):
     """Raised while one row is read; becomes a ``Rejected``."""
 
     def __init__(self, en: str, ja: str) -> None:
         self.reason = Text(en, ja)
         super().__init__(en)
+
+
+def refuse_unless(condition: Any, en: str, ja: str) -> None:
+    if not condition:
+        raise Refused(en, ja)
+
+
+def beginning(row: Any) -> str:
+    """How a row begins, as text that can be saved: at most ``SHOWN`` characters."""
+    if isinstance(row, str):
+        text = row
+    else:
+        try:
+            text = json.dumps(row, ensure_ascii=False, default=str)
+        except (RecursionError, ValueError):
+            text = "…"
+    return text[:SHOWN].encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def write_rejected_csv(path: Path, rejected: Sequence[Rejected]) -> None:
