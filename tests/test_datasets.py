@@ -692,3 +692,18 @@ def test_a_killed_editor_has_lost_nothing_it_was_told_of(made: Paths, number: in
     assert row is not None and int(row.reply.rstrip("。")) in (told[-1], told[-1] + 1)
     collection.edit_row(made, NAME, "a1", messages("鍵は空いていますわ。"), row.messages)
     assert reply_of(made, "a1") == "鍵は空いていますわ。"
+
+
+def test_replies_that_are_not_to_be_learnt_stay_so_when_talks_are_split(paths: Paths) -> None:
+    talk = [("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d")]
+    talk += [("user", "e"), ("assistant", "f")]
+    row = Dialogue.from_data(
+        {
+            "id": "w",
+            "messages": [{"role": role, "content": text} for role, text in talk],
+            "meta": {"weights": [1, 0, 1]},
+        },
+        "test",
+    )
+    found = prepare([row], [Step(kind="split-turns", options={"history": 0})])
+    assert [part.reply for part in found.dialogues] == ["b", "f"]

@@ -141,12 +141,17 @@ def _parts(row: Dialogue, history: int, taken: set[str]) -> list[Dialogue]:
         for place, message in enumerate(talk)
         if message.role == "assistant" and place and talk[place - 1].role == "user"
     ]
+    weights = row.meta.get("weights")
+    replies = [place for place, message in enumerate(talk) if message.role == "assistant"]
+    if isinstance(weights, list) and len(weights) == len(replies):
+        unlearnt = {place for place, weight in zip(replies, weights, strict=True) if weight == 0}
+        ends = [place for place in ends if place not in unlearnt]
     if len(ends) < 2:
         return [row]
     parts = []
     for number, end in enumerate(ends, 1):
         start = _start(talk, end, history)
-        meta = dict(row.meta) | {"turn": number}
+        meta = {k: v for k, v in row.meta.items() if k != "weights"} | {"turn": number}
         if end != len(talk) - 1:
             meta.pop("facts", None)  # they are those of the last reply
         parts.append(

@@ -36,6 +36,9 @@ FIELDS = {
     "user": Text("User's line", "相手の発言"),
     "reply": Text("Reply", "返答"),
     "system": Text("System prompt", "システムプロンプト"),
+    "context": Text("Context", "補足"),
+    "user2": Text("Second question", "二度目の発言"),
+    "reply2": Text("Second reply", "二度目の返答"),
     "topic": Text("Topic", "話題"),
     "id": Text("Id", "id"),
     "source": Text("Source", "出典"),
@@ -203,7 +206,7 @@ def build(page: Page, made: gr.Textbox, after: Callable[[Any], None]) -> None:
 
     def chosen(values: tuple[Any, ...]) -> dict[str, str] | None:
         pairs = zip(FIELDS, values, strict=True)
-        return {field: column for field, column in pairs if column} or None
+        return dict(pairs) if any(values) else None  # "" leaves out a column that was guessed
 
     def nothing(html: str) -> list[Any]:
         return [
