@@ -192,3 +192,46 @@ def test_hand_scores_calibrate_the_embedded_judge(paths: Paths) -> None:
     assert found.gained and found.applies
     stored = load_calibrated(paths, "ayane")
     assert stored == found
+
+
+def test_a_skip_shows_nothing_since_it_can_be_taken_back(store: Store) -> None:
+    mine = desk(store)
+    card = mine.next()
+    assert card
+    mine.skip(card.subject)
+    with pytest.raises(UserError, match="once yours"):
+        mine.reveal(card.subject)
+
+
+def test_a_rubric_of_another_scale_has_an_agreement(store: Store) -> None:
+    mine = Desk(store, "ayane", WHO, "me", "run-1", scale=(0, 10))
+    for score in (0, 9, 10):
+        card = mine.next()
+        assert card
+        mine.give(card.subject, score)
+    ((found),) = agreements(store, "ayane")
+    assert found.agreement.levels == tuple(range(0, 11)) and found.agreement.n == 3
+
+
+def test_good_replies_without_a_score_are_lost() -> None:
+    pairs = [Pair(str(n), str(n), 6, 6.0 if n < 10 else None, 1) for n in range(20)]
+    assert precision_curve(pairs, [5.0])[0].recall.value == 0.5
+
+
+def test_replies_that_judges_differ_about_do_not_weigh_more_than_they_are() -> None:
+    """The desk asks for many of them; precision must still be that of all that is kept."""
+    import numpy as np
+
+    off = []
+    for seed in range(30):
+        rng = np.random.default_rng(seed)
+        hand = np.clip(np.rint(rng.normal(4.5, 1.5, 1500)), 1, 7).astype(int)
+        one, other = (np.clip(hand + rng.normal(0, 1.2, 1500), 1, 7) for _ in "ab")
+        apart = np.abs(one - other).tolist()
+        items = [Judged(str(n), one[n], {"other": other[n]}) for n in range(1500)]
+        drawn = [int(picked.subject) for picked in queue(items, (), 5.0, seed, 150)]
+        pairs = [Pair(str(n), str(n), int(hand[n]), one[n], 9, apart=apart[n]) for n in drawn]
+        made = [p for p in weighted(pairs, one.tolist(), apart) if (p.judge or 0) >= 5]
+        kept = sum(p.weight for p in made)
+        off.append(sum(p.weight for p in made if p.hand >= 5) / kept - (hand[one >= 5] >= 5).mean())
+    assert abs(float(np.mean(off))) < 0.04

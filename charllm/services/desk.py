@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from charllm.core.judging.agreement import Agreement, Pair, agreement, weighted
+from charllm.core.judging.calibrated import JUDGE as CALIBRATED
 from charllm.core.judging.calibrated import Rated
-from charllm.core.judging.sampling import Judged, Picked, queue
+from charllm.core.judging.sampling import Judged, Picked, queue, spread
+from charllm.core.judging.score import JUDGE, JUDGE_WITHOUT_RELEVANCE, WEIGHTS, plain_score
 from charllm.data.errors import Text, UserError
 from charllm.services.store import Judgement, Store, Subject, person
 from charllm.services.store_rows import PERSON, WITHDRAWN
@@ -21,7 +23,7 @@ from charllm.services.store_rows import PERSON, WITHDRAWN
 SKIPPED = "skipped"
 SEED = 0
 SCALE = (1, 7)
-EMBEDDED = ("embedded", "embedded-without-relevance")
+EMBEDDED = (JUDGE, JUDGE_WITHOUT_RELEVANCE, CALIBRATED)
 
 
 class Who(NamedTuple):
@@ -120,13 +122,14 @@ class Desk:
         return row.subject
 
     def reveal(self, subject: str) -> list[Judgement]:
-        """What judges have said of a reply that this person has scored or skipped.
+        """What judges have said of a reply that this person has scored.
 
-        ``UserError`` before that. The judge that is checked comes first.
+        ``UserError`` before that, and after a skip: it can be taken back and scored.
+        The judge that is checked comes first.
         """
         rows = next((rows for s, rows in self._rows if s.subject == subject), [])
         mine = [r for r in rows if r.judge == self.judge and r.rubric == self.who.rubric]
-        if not mine or mine[-1].unscored_reason == WITHDRAWN:
+        if not mine or mine[-1].score is None:
             raise UserError(
                 "The judge's score is shown once yours is given.",
                 "ジャッジの点数は、あなたの点数を付けたあとに表示されます。",
@@ -214,7 +217,9 @@ def _hand(rows: Sequence[Judgement], rubric: str) -> dict[str, int]:
 
 def pairs_of(rows: Sequence[tuple[Subject, list[Judgement]]], who: Who) -> list[Pair]:
     """Hand scores beside the judge's, one for each person and reply, weighted by level."""
-    pairs, judged = [], []
+    pairs: list[Pair] = []
+    judged: list[float | None] = []
+    apart: list[float] = []
     seen: set[str] = set()
     for subject, given in rows:
         if subject.subject in seen:
@@ -223,12 +228,24 @@ def pairs_of(rows: Sequence[tuple[Subject, list[Judgement]]], who: Who) -> list[
         means = judge_means(given)
         if who not in means:
             continue
+        distance = spread(*_scores(given, who))
         judged.append(means[who])
+        apart.append(distance)
         for name, score in _hand(given, who.rubric).items():
             key = f"{subject.subject} {name}"
             length = len(subject.reply)
-            pairs.append(Pair(key, subject.question, score, means[who], length))
-    return weighted(pairs, judged)
+            pair = Pair(key, subject.question, score, means[who], length, apart=distance)
+            pairs.append(pair)
+    return weighted(pairs, judged, apart)
+
+
+def _scale(pairs: Sequence[Pair]) -> tuple[int, int]:
+    """The usual scale, or a wider one where a rubric has further levels.
+
+    Levels that nobody uses change no measure.
+    """
+    scores = [p.hand for p in pairs]
+    return min([SCALE[0], *scores]), max([SCALE[1], *scores])
 
 
 def pairs_for(
@@ -262,7 +279,8 @@ def agreements(store: Store, profile: str, source: str | None = None) -> list[Ju
     """Every judge that has scored something, also those that nobody has checked yet."""
     rows = store.judged(profile, source)
     whos = dict.fromkeys(_who(r) for _, given in rows for r in given if not r.by_hand)
-    return [JudgeAgreement(who, agreement(pairs_of(rows, who), SCALE, SEED)) for who in whos]
+    found = ((who, pairs_of(rows, who)) for who in whos)
+    return [JudgeAgreement(who, agreement(pairs, _scale(pairs), SEED)) for who, pairs in found]
 
 
 def people_agreement(
@@ -282,7 +300,9 @@ def people_agreement(
                     subject.subject, subject.question, first, float(second), len(subject.reply)
                 )
                 both[one.removeprefix(PERSON), other.removeprefix(PERSON)].append(pair)
-    return [(one, other, agreement(pairs, SCALE, SEED)) for (one, other), pairs in both.items()]
+    return [
+        (one, other, agreement(pairs, _scale(pairs), SEED)) for (one, other), pairs in both.items()
+    ]
 
 
 def rated_rows(store: Store, profile: str, rubric: str) -> list[Rated]:
@@ -297,14 +317,12 @@ def rated_rows(store: Store, profile: str, rubric: str) -> list[Rated]:
         hand = _hand(rows, rubric)
         if not own or not hand:
             continue
-        last = own[-1]
-        parts = {key: value for key, value in last.parts.items() if key != "gate"}
-        if not parts:  # a live score from before parts were kept
+        parts = {key: value for key, value in own[-1].parts.items() if key in WEIGHTS}
+        if not any(value is not None for value in parts.values()):  # from before parts were kept
             continue
         score = round(sum(hand.values()) / len(hand))
-        made.append(
-            Rated(subject.subject, subject.question, score, float(last.score or 0.0), parts)
-        )
+        raw = plain_score(parts)
+        made.append(Rated(subject.subject, subject.question, score, raw, parts))
     return made
 
 

@@ -35,7 +35,8 @@ against one person on Japanese role play (Japanese-RP-Bench, 50 dialogues)."""
 class Pair:
     """One reply scored by a person and by a judge (None: unscored). ``cluster`` is the question.
 
-    ``length`` in characters; ``weight``: how many replies it stands for (see ``weighted``).
+    ``length`` in characters; ``weight``: how many replies it stands for (see ``weighted``);
+    ``apart``: by how many levels the judges differ about it.
     """
 
     subject: str
@@ -44,6 +45,7 @@ class Pair:
     judge: float | None
     length: int
     weight: float = 1.0
+    apart: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -166,18 +168,19 @@ def precision_curve(
 ) -> list[Point]:
     """Expected precision and recall of keeping what the judge gives ``threshold`` or more.
 
-    Good is a hand score of ``hand_threshold`` or more. Pairs count by their ``weight``, since the
-    desk shows more of some levels than there are (Horvitz and Thompson 1952).
+    Good is a hand score of ``hand_threshold`` or more; an unscored reply is never kept.
+    Pairs count by their ``weight``, since the desk shows more of some levels than there are
+    (Horvitz and Thompson 1952).
     """
     import numpy as np
 
-    scored = [p for p in pairs if p.judge is not None]
-    weight = np.array([p.weight for p in scored])
-    good = np.array([p.hand >= hand_threshold for p in scored], dtype=float)
-    clusters = [p.cluster for p in scored]
+    weight = np.array([p.weight for p in pairs])
+    good = np.array([p.hand >= hand_threshold for p in pairs], dtype=float)
+    clusters = [p.cluster for p in pairs]
     points = []
     for threshold in thresholds:
-        kept = np.array([(p.judge or 0.0) >= threshold for p in scored], dtype=float)
+        passed = [p.judge is not None and p.judge >= threshold for p in pairs]
+        kept = np.array(passed, dtype=float)
         both = weight * good * kept
 
         def share(of: Array, among: Array) -> Any:
@@ -188,7 +191,7 @@ def precision_curve(
 
             return statistic
 
-        effective = len({p.cluster for p, k in zip(scored, kept, strict=True) if k})
+        effective = len({p.cluster for p, k in zip(pairs, passed, strict=True) if k})
         precision = bootstrap(share(both, weight * kept), clusters, seed)
         recall = bootstrap(share(both, weight * good), clusters, seed)
         points.append(
@@ -202,16 +205,36 @@ def precision_curve(
     return points
 
 
-def weighted(pairs: Sequence[Pair], judged: Sequence[float | None]) -> list[Pair]:
+def weighted(
+    pairs: Sequence[Pair], judged: Sequence[float | None], apart: Sequence[float] = ()
+) -> list[Pair]:
     """The pairs with the number of judged replies that each stands for.
 
-    ``judged`` are the judge's scores of everything it has judged; each of its levels is a stratum,
-    and its labelled pairs share the stratum's size.
+    ``judged`` are the judge's scores of everything it has judged, ``apart`` by how much the judges
+    differ about each (none: not at all). The desk prefers some levels, and replies that judges
+    differ about; so a stratum is a level with a degree of difference, and its labelled pairs share
+    its size. A stratum without labels is shared among the level's.
     """
-    sizes = Counter(None if score is None else int(score + 0.5) for score in judged)
-    labelled = Counter(None if p.judge is None else int(p.judge + 0.5) for p in pairs)
-    made = []
-    for pair in pairs:
-        level = None if pair.judge is None else int(pair.judge + 0.5)
-        made.append(replace(pair, weight=max(1.0, sizes[level] / labelled[level])))
-    return made
+    distances = apart or [0.0] * len(judged)
+    sizes = Counter(map(_stratum, judged, distances))
+    labelled = Counter(_stratum(p.judge, p.apart) for p in pairs)
+    by_level = Counter(_level(p.judge) for p in pairs)
+    unseen: Counter[int | None] = Counter()
+    for stratum, size in sizes.items():
+        unseen[stratum[0]] += 0 if labelled[stratum] else size
+
+    def weight(pair: Pair) -> float:
+        stratum = _stratum(pair.judge, pair.apart)
+        level = stratum[0]
+        return max(1.0, sizes[stratum] / labelled[stratum] + unseen[level] / by_level[level])
+
+    return [replace(pair, weight=weight(pair)) for pair in pairs]
+
+
+def _level(score: float | None) -> int | None:
+    return None if score is None else int(score + 0.5)
+
+
+def _stratum(score: float | None, apart: float) -> tuple[int | None, int]:
+    """The level and the whole levels by which judges differ, 3 for all that is more."""
+    return _level(score), min(int(apart), 3)

@@ -72,7 +72,7 @@ class QualityConfig(Config):
     profile: str
     judge: JudgeConfig = JudgeConfig()
     seed: int = 0
-    per_kind: int = Field(default=8, ge=2, le=50)
+    per_kind: int = Field(default=12, ge=2, le=50)
 
     @property
     def accelerator(self) -> bool:

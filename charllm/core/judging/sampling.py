@@ -37,6 +37,12 @@ class Picked:
     why: Why
 
 
+def spread(score: float | None, others: Mapping[str, float]) -> float:
+    """The largest distance between any two judges, in levels; 0 where fewer than two scored."""
+    scores = [*others.values(), *([] if score is None else [score])]
+    return max(scores) - min(scores) if len(scores) > 1 else 0.0
+
+
 def queue(
     items: Sequence[Judged],
     done: Collection[str],
@@ -97,7 +103,7 @@ def _disagreed(items: Sequence[Judged]) -> list[str]:
     """The largest distance between any two judges first."""
     apart = []
     for item in items:
-        scores = [*item.others.values(), *([] if item.score is None else [item.score])]
-        if len(scores) > 1 and max(scores) - min(scores) >= APART:
-            apart.append((min(scores) - max(scores), item.subject))
+        distance = spread(item.score, item.others)
+        if distance >= APART:
+            apart.append((-distance, item.subject))
     return [subject for _, subject in sorted(apart)]

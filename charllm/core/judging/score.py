@@ -283,7 +283,12 @@ def _relevance_model(
 
 
 def _total(parts: Iterable[Part]) -> float:
-    scored = [(WEIGHTS[p.key], p.value) for p in parts if p.key in WEIGHTS and p.value is not None]
+    return plain_score({part.key: part.value for part in parts})
+
+
+def plain_score(parts: Mapping[str, float | None]) -> float:
+    """The score in [1, 7] that the parts make by the plain weights; one of them must be known."""
+    scored = [(WEIGHTS[key], v) for key, v in parts.items() if key in WEIGHTS and v is not None]
     mean = sum(weight * value for weight, value in scored) / sum(weight for weight, _ in scored)
     return LOWEST + (HIGHEST - LOWEST) * mean
 
