@@ -18,8 +18,8 @@ from browser import FLAGS, Dashboard, Visitor, choose, go_to, running, texts, to
 from charllm.data.collection import create, edit_row, list_deleted, load
 from charllm.data.dataset_card import DatasetCard
 from charllm.data.dialogue import Dialogue, Message, load_dialogues
-from charllm.services.reply_edits import EDITED
-from charllm.services.store import Reply, Store, Turn
+from charllm.services.reply_edits import edited
+from charllm.services.store import Reply, Store
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(400)]
 EVIL = '<img src=x onerror="window.owned=1">${window.owned=2}{{window.owned=3}}'
@@ -50,7 +50,7 @@ def board(
 @pytest.fixture
 def visitor(chromium: Any, board: Dashboard) -> Iterator[Visitor]:
     made = Visitor(chromium, board)
-    made.context.set_default_timeout(15_000)
+    made.context.set_default_timeout(40_000)
     yield made
     made.context.close()
     assert made.foreign == [] and made.errors == []
@@ -366,15 +366,24 @@ def test_a_tables_columns_are_chosen_and_a_wrong_format_is_told(
 ) -> None:
     name = dataset("table", ("一つ目？", "はい、一つ目ですわ。"))
     file = tmp_path / "table.csv"
-    file.write_text("alpha,beta,gamma\nq1,一つ目。,x\nq2,二つ目。,y\n", encoding="utf-8")
+    file.write_text("question,reply,extra\nq1,一つ目。,x\nq2,二つ目。,y\n", encoding="utf-8")
     page = opened(visitor, name, "import")
     page.set_input_files("#import-file input[type=file]", file)
     wait_text(page, "#import-counts", "2 行を読み込めます")
     assert "一つ目。" in page.inner_text("#import-rows .talk .assistant")
-    choose(page, "#import-column-reply", "gamma")
+    choose(page, "#import-column-reply", "extra")
     wait_text(page, "#import-rows .talk .assistant", "x")
     choose(page, "#import-model", "Swallow 7B")
     wait_text(page, "#import-rows .trained", "[INST]")
+    script = tmp_path / "scene.txt"
+    script.write_text("春日：「おはよう」\n絢音：「ごきげんよう」\n", encoding="utf-8")
+    page.click("#import-file [aria-label], #import-file button >> nth=0")
+    page.set_input_files("#import-file input[type=file]", script)
+    wait_text(page, "#import-rows .talk .assistant", "ごきげんよう")
+    page.fill("#import-speaker :is(input, textarea)", "春日")
+    page.press("#import-speaker :is(input, textarea)", "Enter")
+    wait_text(page, "#import-counts", "0 行を読み込めます")
+    assert page.is_disabled("#import-go")
     choose(page, "#import-format", "ShareGPT")
     page.wait_for_selector("#import-said .banner.bad, #import-counts .banner.bad")
     assert page.is_disabled("#import-go")
@@ -390,11 +399,10 @@ def test_what_was_said_in_the_chat_becomes_rows_and_pairs(
     talk = store.add_conversation("ayane", ["base"])
     turn = store.add_turn(talk.id, "猫と犬のどちらと暮らしたい？")
     said = store.add_reply(Reply(turn=turn.id, position=0, variant="base", text="犬。"))
-    store.add_reply(
-        Reply(turn=turn.id, position=0, variant="base", text="犬ですわ。", stop_reason=EDITED)
-    )
+    better = edited(store, said, "犬ですわ。")
+    assert better is not None
+    store.add_reply(better)
     store.close()
-    assert isinstance(turn, Turn) and said.id
     page = visitor.open()
     go_to(page, "データ")
     page.click("#data-tab-use-button")

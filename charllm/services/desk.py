@@ -11,11 +11,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from charllm.core.judging.agreement import Agreement, Pair, agreement, weighted
+from charllm.core.judging.agreement import Agreement, Pair, agreement, to_level, weighted
 from charllm.core.judging.calibrated import JUDGE as CALIBRATED
 from charllm.core.judging.calibrated import Rated
 from charllm.core.judging.sampling import Judged, Picked, queue, spread
 from charllm.core.judging.score import JUDGE, JUDGE_WITHOUT_RELEVANCE, WEIGHTS, plain_score
+from charllm.core.statistics import bootstrap, labels_needed
+from charllm.core.weighted import kappa_of
 from charllm.data.errors import Text, UserError
 from charllm.services.store import Judgement, Store, Subject, person
 from charllm.services.store_rows import PERSON, WITHDRAWN
@@ -76,10 +78,11 @@ class Desk:
         self.judge = person(name.strip())
         self.threshold, self.scale = threshold, scale
         self._rows = store.judged(profile, source)
+        self._order = self._ordered()
 
     def next(self) -> Card | None:
         """The next reply, None when all have been scored or skipped."""
-        picked = next(iter(self._queue(1)), None)
+        picked = next(iter(self._queue()), None)
         if picked is None:
             return None
         subject = next(s for s, _ in self._rows if s.subject == picked.subject)
@@ -140,25 +143,34 @@ class Desk:
     @property
     def progress(self) -> Progress:
         mine = self._mine()
-        pairs = pairs_of(self._rows, self.who)
-        needed = agreement(pairs, self.scale).needed
+        scored = [p for p in pairs_of(self._rows, self.who) if p.judge is not None]
+        levels = range(self.scale[0], self.scale[1] + 1)
+        rounded = [to_level(p.judge or 0.0, self.scale) for p in scored]
+        kappa = bootstrap(
+            kappa_of([p.hand for p in scored], rounded, levels),
+            [p.cluster for p in scored],
+            SEED,
+        )
         given = sum(row.score is not None for row in mine.values())
         skipped = sum(row.unscored_reason == SKIPPED for row in mine.values())
-        return Progress(given, skipped, len(self._queue(len(self._rows))), needed)
+        return Progress(given, skipped, len(self._queue()), labels_needed(kappa))
 
-    def _queue(self, size: int) -> list[Picked]:
-        scores = [
-            Judged(s.subject, *_scores(rows, self.who))
-            for s, rows in self._rows
-            if any(_who(r) == self.who for r in rows)
-        ]
+    def _queue(self) -> list[Picked]:
+        """What is left of the order that all replies were brought into at the beginning."""
         done = {
             subject
             for subject, row in self._mine().items()
             if row.score is not None or row.unscored_reason == SKIPPED
         }
-        unique = list({item.subject: item for item in scores}.values())
-        return queue(unique, done, self.threshold, SEED, size)
+        return [picked for picked in self._order if picked.subject not in done]
+
+    def _ordered(self) -> list[Picked]:
+        scores = {
+            s.subject: Judged(s.subject, *_scores(rows, self.who))
+            for s, rows in self._rows
+            if any(_who(r) == self.who for r in rows)
+        }
+        return queue(list(scores.values()), (), self.threshold, SEED, len(scores))
 
     def _mine(self) -> dict[str, Judgement]:
         return {

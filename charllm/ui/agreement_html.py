@@ -11,7 +11,6 @@ from statistics import fmean
 import gradio as gr
 
 from charllm.core.judging.agreement import Agreement, Pair
-from charllm.core.judging.calibrated import Calibrated, Comparison, Range
 from charllm.core.statistics import Interval
 from charllm.data.errors import Text
 from charllm.services.desk import JudgeAgreement
@@ -44,7 +43,7 @@ SHARES = ("exact", "within_one")
 NOTHING = Text(
     "No hand scores yet. Score some replies on the Desk page; each judge's agreement with them "
     "appears here.",
-    "手採点がまだありません。「抜き取り採点」で返答を採点すると、ここに各ジャッジとの一致度が"
+    "手採点がまだありません。「手採点」で返答を採点すると、ここに各ジャッジとの一致度が"
     "表示されます。",
 )
 
@@ -105,7 +104,9 @@ def detail_html(found: Agreement, pairs: Sequence[Pair], request: gr.Request) ->
         "Hand score against the judge's (counts)", "手採点とジャッジのスコアの対応（件数）"
     )
     lengths = Text("Scores against the reply's length", "返答の長さとスコア")
-    cells = [(_text(getattr(found, key)), say(name, request), "") for key, name in LENGTHS.items()]
+    cells = [
+        (figure_text(getattr(found, key)), say(name, request), "") for key, name in LENGTHS.items()
+    ]
     parts.append(
         f'<div class="agreeparts"><div><h4>{escape(say(levels, request))}</h4>'
         f"{confusion_html(found, request)}</div><div><h4>{escape(say(lengths, request))}</h4>"
@@ -123,7 +124,7 @@ def confusion_html(found: Agreement, request: gr.Request) -> str:
     body = []
     for level, row in zip(reversed(found.levels), reversed(found.table), strict=True):
         cells = "".join(
-            f'<td class="{"hit" if column == level else ""}" '
+            f'<td class="{"same" if column == level else ""}" '
             f'style="--share:{count / most:.3f}">{count or ""}</td>'
             for column, count in zip(found.levels, row, strict=True)
         )
@@ -198,7 +199,8 @@ def bands_html(pairs: Sequence[Pair], request: gr.Request) -> str:
     return table([say(head, request) for head in heads], body)
 
 
-def people_html(rows: Sequence[tuple[str, str, Agreement]], request: gr.Request) -> str:
+def people_html(rows: Sequence[tuple[str, str, str, Agreement]], request: gr.Request) -> str:
+    """Each two people by each rubric: ``(rubric, one, other, agreement)``."""
     if not rows:
         words = Text(
             "No reply has been scored by two people yet. If a second person scores the same "
@@ -207,13 +209,20 @@ def people_html(rows: Sequence[tuple[str, str, Agreement]], request: gr.Request)
             "分かります。ジャッジに求められる一致の上限の目安です。",
         )
         return empty(words, request)
-    heads = (Text("People", "採点者"), Text("Replies", "件数"), *MEASURES.values())
+    named = {**MEASURES, "bias": Text("Second − first", "後者−前者")}
+    heads = (
+        Text("People", "採点者"),
+        Text("Rubric", "基準"),
+        Text("Replies", "件数"),
+        *named.values(),
+    )
     body = [
         (
-            f"<td>{escape(one)} / {escape(other)}</td><td class='num'>{found.n}</td>",
+            f"<td>{escape(one)} / {escape(other)}</td><td>{escape(rubric)}</td>",
+            f"<td class='num'>{found.n}</td>",
             *(value_html(getattr(found, key), key in SHARES, request) for key in MEASURES),
         )
-        for one, other, found in rows
+        for rubric, one, other, found in rows
     ]
     return table([say(head, request) for head in heads], body)
 
@@ -250,43 +259,6 @@ def judges_html(rows: Sequence[JudgePair], request: gr.Request) -> str:
     return f'{shown}<p class="note">{escape(say(note, request))}</p>'
 
 
-def calibrated_html(made: Calibrated | None, request: gr.Request) -> str:
-    """What calibrating gained, with intervals, or that nothing was."""
-    if made is None:
-        words = Text(
-            "Not calibrated. From 30 hand scores on, the embedded judge's parts can be weighed as "
-            "you would; it is then compared on questions it has not seen.",
-            "まだ較正していません。手採点が 30 件以上あれば、内蔵ジャッジの各項目の重みを手採点に"
-            "合わせられます。効果は、学習に使わない質問で確かめます。",
-        )
-        return empty(words, request)
-    kind = "good" if made.applies else ""
-    heads = (
-        Text("Measure", "指標"),
-        Text("Before", "較正前"),
-        Text("After", "較正後"),
-        Text("Change", "差"),
-    )
-    measures: tuple[tuple[Text, Comparison], ...] = (
-        (MEASURES["kappa"], made.kappa),
-        (MEASURES["spearman"], made.spearman),
-        (MEASURES["mae"], made.mae),
-    )
-    body = [
-        (
-            f"<td>{escape(say(name, request))}</td>",
-            *(_range_html(part) for part in (found.raw, found.calibrated, found.change)),
-        )
-        for name, found in measures
-    ]
-    told = Text(f"Rubric {made.rubric}, {made.date[:10]}", f"基準 {made.rubric}・{made.date[:10]}")
-    return (
-        f'<div class="stacked">{banner(say(made.text, request), kind)}'
-        f"{table([say(head, request) for head in heads], body)}"
-        f'<p class="note">{escape(say(told, request))}</p></div>'
-    )
-
-
 def agreement_csv(rows: Sequence[JudgeAgreement]) -> str:
     """A line a judge: its counts, and every measure with its interval."""
     measures = (*MEASURES, *LENGTHS)
@@ -309,14 +281,9 @@ def _who(who: tuple[str, str, str], request: gr.Request) -> str:
     return escape(f"{judge_name(judge, request)} · {rubric}")
 
 
-def _text(interval: Interval) -> str:
+def figure_text(interval: Interval) -> str:
     if interval.value is None:
         return UNKNOWN
     if interval.low is None or interval.high is None:
         return f"{interval.value:.2f}"
     return f"{interval.value:.2f} ({interval.low:.2f} … {interval.high:.2f})"
-
-
-def _range_html(found: Range) -> str:
-    text = _text(Interval(found.value, found.low, found.high, 0))
-    return f"<td class='num'>{escape(text)}</td>"

@@ -29,12 +29,12 @@ from charllm.services.store_rows import PERSON
 from charllm.ui import judgements_io
 from charllm.ui.agreement_html import (
     agreement_csv,
-    calibrated_html,
     detail_html,
     judges_html,
     overview_html,
     people_html,
 )
+from charllm.ui.calibrated_html import calibrated_html
 from charllm.ui.desk_html import SEPARATOR, judge_name, source_choices
 from charllm.ui.judge_html import SHARED, Panel, one_of
 from charllm.ui.page import Page, banner
@@ -116,7 +116,7 @@ def build(page: Page) -> Panel:
         current = one_of(key, names)
         rubrics = dict.fromkeys(row.who.rubric for row in rows)
         both = [
-            row
+            (name, *row)
             for name in rubrics
             for row in (people_agreement(store, slug, name, source_ or None) if slug else [])
         ]

@@ -121,20 +121,17 @@ def exported(page: Page, what: str, name: str, request: gr.Request) -> str:
 class Bar:
     """``listed`` shows the datasets there are now, with one of them chosen, in ``outputs``.
 
+    ``name`` is the chosen one: handlers read it, since a list whose choices have just changed is
+    refused by Gradio while an older choice is on its way. ``picked`` follows every new choice;
     ``changed`` are the events after which there may be other datasets, or other rows.
     """
 
-    chosen: gr.Dropdown
+    name: gr.Textbox
+    picked: Any
     status: gr.HTML
     outputs: list[Any]
     listed: Callable[[str | None, gr.Request], list[Any]]
-    show_about: Callable[[str | None, gr.Request], list[Any]]
     changed: list[Any] = field(default_factory=list)
-
-    @property
-    def notes(self) -> list[Any]:
-        """What ``show_about`` fills."""
-        return self.outputs[1:]
 
 
 @dataclass(frozen=True)
@@ -181,7 +178,7 @@ def _controls() -> Controls:
 
 def build(page: Page) -> Bar:
     controls = _controls()
-    chosen = controls.chosen
+    chosen, current = controls.chosen, gr.Textbox("", visible=False)
     status = gr.HTML("", elem_id="data-status")
     note = gr.HTML("", elem_id="data-about")
     with gr.Row(visible=False, elem_id="data-outside") as outside:
@@ -189,7 +186,7 @@ def build(page: Page) -> Bar:
         discard = gr.Button(
             t("Make them again from the originals", "元の行から作り直す"), elem_id="data-discard"
         )
-    outputs = [chosen, note, outside]
+    outputs = [chosen, current, note, outside]
 
     def show_about(name: str | None, request: gr.Request) -> list[Any]:
         html, changed = about(page, name, request)
@@ -198,7 +195,7 @@ def build(page: Page) -> Bar:
     def listed(current: str | None, request: gr.Request) -> list[Any]:
         rows = choices(page, request)
         name = one_of(current, rows)
-        return [gr.Dropdown(rows, value=name), *show_about(name, request)]
+        return [gr.Dropdown(rows, value=name), name or "", *show_about(name, request)]
 
     def act(what: str) -> Any:
         def handler(name: str | None, new: str, request: gr.Request) -> Any:
@@ -206,7 +203,7 @@ def build(page: Page) -> Bar:
                 shown, said = change(page, what, name, new.strip())
             except UserError as error:
                 warn(error, request)
-                return [gr.skip()] * 5
+                return [gr.skip()] * (len(outputs) + 2)
             return [*listed(shown, request), "", banner(say(said, request), "good")]
 
         return handler
@@ -234,15 +231,16 @@ def build(page: Page) -> Bar:
 
     changed = [
         button.click(
-            act(what), [chosen, controls.new_name], [*outputs, controls.new_name, status], **SHARED
+            act(what), [current, controls.new_name], [*outputs, controls.new_name, status], **SHARED
         )
         for what, button in controls.changes.items()
     ]
     for button, what in ((adopt, "adopt"), (discard, "discard")):
-        changed.append(button.click(decide(what), chosen, outputs, **SHARED))
+        changed.append(button.click(decide(what), current, outputs, **SHARED))
     chosen.input(lambda: "", None, status, **SHARED)
-    chosen.change(show_about, chosen, [note, outside], **SHARED)
+    copied = chosen.change(None, chosen, current, js="(name) => name || ''")
+    picked = copied.then(show_about, current, [note, outside], **SHARED)
     click = "() => setTimeout(() => document.querySelector('#data-download').click(), 150)"
     for what, button in controls.files.items():
-        button.click(fetch(what), chosen, controls.download, **SHARED).then(None, js=click)
-    return Bar(chosen, status, outputs, listed, show_about, changed)
+        button.click(fetch(what), current, controls.download, **SHARED).then(None, js=click)
+    return Bar(current, picked, status, outputs, listed, changed)

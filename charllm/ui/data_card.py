@@ -22,7 +22,7 @@ def body(markdown: str) -> str:
     return markdown.split("\n---\n", 1)[-1].strip()
 
 
-def build(page: Page, chosen: gr.Dropdown) -> Panel:
+def build(page: Page, chosen: gr.Textbox) -> Panel:
     with gr.Row():
         with gr.Column(scale=4, min_width=340):
             profile = gr.Dropdown(

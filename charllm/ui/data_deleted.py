@@ -41,11 +41,11 @@ def build(page: Page, bar: Bar) -> Panel:
     def bring_back(folder: str | None, request: gr.Request) -> Any:
         try:
             if not folder:
-                return [gr.skip()] * 4
+                return [gr.skip()] * (len(bar.outputs) + 1)
             name = collection.restore_deleted(page.paths, folder)
         except UserError as error:
             warn(error, request)
-            return [gr.skip()] * 4
+            return [gr.skip()] * (len(bar.outputs) + 1)
         words = Text(f"{name} is back.", f"「{name}」を戻しました。")
         return [*bar.listed(name, request), banner(say(words, request), "good")]
 

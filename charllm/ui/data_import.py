@@ -12,7 +12,6 @@ from typing import Any
 
 import gradio as gr
 
-from charllm.core.catalog import CATALOG, EMBEDDED
 from charllm.data import collection
 from charllm.data.checking import check
 from charllm.data.errors import Text, UserError
@@ -27,23 +26,13 @@ from charllm.data.importing import (
 from charllm.data.profile import load_profile
 from charllm.services.intake import free_name, take_in
 from charllm.services.preview import preview_rows
+from charllm.ui import data_import_form
+from charllm.ui.data_import_form import FIELDS
 from charllm.ui.data_import_html import counts_html, detected_html, previews_html, rejected_html
 from charllm.ui.judge_html import SHARED
 from charllm.ui.page import Page, banner
 from charllm.ui.words import language_of, say, t
 
-FIELDS = {
-    "user": Text("User's line", "相手の発言"),
-    "reply": Text("Reply", "返答"),
-    "system": Text("System prompt", "システムプロンプト"),
-    "context": Text("Context", "補足"),
-    "user2": Text("Second question", "二度目の発言"),
-    "reply2": Text("Second reply", "二度目の返答"),
-    "topic": Text("Topic", "話題"),
-    "id": Text("Id", "id"),
-    "source": Text("Source", "出典"),
-}
-"""What a column of a table may hold."""
 NO_COLUMN = ""
 SHOWN = 4
 EMPTY = Text(
@@ -103,93 +92,14 @@ def rejected_file(page: Page, look: Look) -> str | None:
     return str(target)
 
 
-# --- layout -------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Form:
-    """Everything the user sets."""
-
-    file: gr.File
-    format: gr.Dropdown
-    mapping: gr.Column
-    columns: list[gr.Dropdown]
-    model: gr.Dropdown
-    name: gr.Textbox
-    licence: gr.Textbox
-    replace: gr.Checkbox
-    go: gr.Button
-
-
-def _form() -> Form:
-    file = gr.File(
-        label=t("A file of dialogues", "会話データのファイル"),
-        file_count="single",
-        height=150,
-        elem_id="import-file",
-    )
-    formats = [(t(f.label.en, f.label.ja), name) for name, f in FORMATS.items()]
-    format_ = gr.Dropdown(
-        [(t("as detected", "自動判定"), ""), *formats],
-        value="",
-        label=t("Format", "形式"),
-        elem_id="import-format",
-    )
-    with gr.Column(visible=False) as mapping:
-        gr.Markdown(t("Which column is what", "どの列を使うか"), elem_classes="note")
-        with gr.Row():
-            columns = [
-                gr.Dropdown(
-                    [],
-                    label=t(words.en, words.ja),
-                    min_width=130,
-                    elem_id=f"import-column-{field}",
-                )
-                for field, words in FIELDS.items()
-            ]
-    model = gr.Dropdown(
-        [(model.label, model.id) for model in CATALOG],
-        value=EMBEDDED,
-        label=t("Show rows as this model learns them", "学習する形を見るモデル"),
-        elem_id="import-model",
-    )
-    with gr.Row():
-        name = gr.Textbox(
-            "",
-            label=t("Name of the dataset", "データセットの名前"),
-            placeholder="a-z 0-9 -",
-            min_width=170,
-            elem_id="import-name",
-        )
-        licence = gr.Textbox(
-            "",
-            label=t("Licence", "ライセンス"),
-            placeholder="MIT",
-            min_width=120,
-            elem_id="import-licence",
-        )
-    replace = gr.Checkbox(
-        False,
-        label=t(
-            "Replace a dataset of this name (it can be brought back)",
-            "同じ名前のデータセットを置き換える（あとで戻せます）",
-        ),
-        elem_id="import-replace",
-    )
-    go = gr.Button(
-        t("Import", "読み込む"), variant="primary", interactive=False, elem_id="import-go"
-    )
-    return Form(file, format_, mapping, columns, model, name, licence, replace, go)
-
-
-# --- wiring -------------------------------------------------------------------------------------
+# --- layout and wiring --------------------------------------------------------------------------
 
 
 def build(page: Page, made: gr.Textbox, after: Callable[[Any], None]) -> None:
     """``made`` gets the new dataset's name, "" where there is none; ``after`` follows the event."""
     with gr.Row():
         with gr.Column(scale=4, min_width=340):
-            form = _form()
+            form = data_import_form.build()
             result = gr.HTML("", elem_id="import-result")
         with gr.Column(scale=9, min_width=520):
             said = gr.HTML("", elem_id="import-said")
@@ -205,8 +115,11 @@ def build(page: Page, made: gr.Textbox, after: Callable[[Any], None]) -> None:
     shown = [said, counts, rows, rejected, csv, form.go]
 
     def chosen(values: tuple[Any, ...]) -> dict[str, str] | None:
-        pairs = zip(FIELDS, values, strict=True)
-        return dict(pairs) if any(values) else None  # "" leaves out a column that was guessed
+        *columns, speaker = values
+        if speaker.strip():
+            return {"character": speaker.strip()}
+        pairs = zip(FIELDS, columns, strict=True)
+        return dict(pairs) if any(columns) else None  # "" leaves out a column that was guessed
 
     def nothing(html: str) -> list[Any]:
         return [
@@ -233,22 +146,23 @@ def build(page: Page, made: gr.Textbox, after: Callable[[Any], None]) -> None:
         file: str | None, format: str, model: str, slug: str | None, request: gr.Request
     ) -> Any:
         """A new file or another format: its columns are guessed anew."""
-        still = [gr.skip()] * len(FIELDS)
+        still = [*[gr.skip()] * len(FIELDS), gr.Textbox("", visible=False), gr.skip()]
         if not file:
-            empty = nothing(banner(say(EMPTY, request)))
-            return [gr.Column(visible=False), *still, gr.skip(), *empty]
+            return [gr.Column(visible=False), *still, *nothing(banner(say(EMPTY, request)))]
         path = Path(file)
         try:
             look = look_at(path, format, None)
             html = seen(look, slug, model, request)
         except UserError as error:
-            return [gr.Column(visible=False), *still, gr.skip(), *told(error, request)]
+            return [gr.Column(visible=False), *still, *told(error, request)]
         known, mappable = look.detected, FORMATS[look.found.format].mappable
         guessed = known.mapping if known and mappable else {}
         none = (say(Text("(not used)", "（使わない）"), request), NO_COLUMN)
         offered = [none, *((c, c) for c in (known.columns if known else []))]
         fields = [gr.Dropdown(offered, value=guessed.get(field, NO_COLUMN)) for field in FIELDS]
-        return [gr.Column(visible=mappable), *fields, free_name(page.paths, file), *html]
+        speaker = known.mapping.get("character", "") if known and not format else ""
+        said_by = gr.Textbox(speaker, visible=bool(speaker))
+        return [gr.Column(visible=mappable), *fields, said_by, free_name(page.paths, file), *html]
 
     def again(
         file: str | None,
@@ -265,6 +179,9 @@ def build(page: Page, made: gr.Textbox, after: Callable[[Any], None]) -> None:
             return seen(look, slug, model, request)
         except UserError as error:
             return told(error, request)
+
+    def greet(file: str | None, request: gr.Request) -> Any:
+        return gr.skip() if file else banner(say(EMPTY, request))
 
     def take(
         file: str | None,
@@ -299,12 +216,15 @@ def build(page: Page, made: gr.Textbox, after: Callable[[Any], None]) -> None:
         return [dataset.name, banner(say(words, request), "good")]
 
     looked = [form.file, form.format, form.model, page.profile]
-    outputs = [form.mapping, *form.columns, form.name, *shown]
-    events = (form.file.upload, form.file.clear, form.format.input, page.tab.select)
+    outputs = [form.mapping, *form.columns, form.speaker, form.name, *shown]
+    told_how = [*form.columns, form.speaker]
+    events = (form.file.upload, form.file.clear, form.format.input)
     for event in events:
         event(start, looked, outputs, show_progress="minimal", api_visibility="private")
-    for control in (*form.columns, form.model):
-        control.input(again, [*looked, *form.columns], shown, **SHARED)
+    page.tab.select(greet, form.file, said, **SHARED)
+    changes = [control.input for control in (*form.columns, form.model)]
+    for event in (*changes, form.speaker.submit, form.speaker.blur):
+        event(again, [*looked, *told_how], shown, **SHARED)
     after(
         form.go.click(
             take,
@@ -315,7 +235,7 @@ def build(page: Page, made: gr.Textbox, after: Callable[[Any], None]) -> None:
                 form.name,
                 form.licence,
                 form.replace,
-                *form.columns,
+                *told_how,
             ],
             [made, result],
             show_progress="minimal",

@@ -96,7 +96,7 @@ def findings(paths: Paths, name: str, language: Language) -> dict[str, Any]:
 # --- layout and wiring --------------------------------------------------------------------------
 
 
-def build(page: Page, chosen: gr.Dropdown) -> Panel:
+def build(page: Page, chosen: gr.Textbox) -> Panel:
     """The list of the chosen dataset's rows; ``refresh`` reads them anew if they have changed."""
     rows = gr.HTML(
         "",

@@ -19,7 +19,7 @@ from charllm.ui.page import Page
 from charllm.ui.words import language_of, warn
 
 
-def build(page: Page, chosen: gr.Dropdown) -> tuple[Panel, Any]:
+def build(page: Page, chosen: gr.Textbox) -> tuple[Panel, Any]:
     """The panel, and the event after which the dataset may have other rows."""
     steps = gr.HTML(
         "",

@@ -51,9 +51,9 @@ def build(page: Page) -> None:
 
     with gr.Tabs(elem_id="data-tabs") as tabs:
         with _panel(page, "rows", t("Rows and checks", "行とチェック")) as part:
-            rows = data_rows.build(part, bar.chosen)
+            rows = data_rows.build(part, bar.name)
         with _panel(page, "steps", t("Preparation", "前処理")) as part:
-            steps, applied = data_steps.build(part, bar.chosen)
+            steps, applied = data_steps.build(part, bar.name)
             part.tab.select(steps.refresh, steps.inputs, steps.outputs, **SHARED)
         with _panel(page, "import", t("Import", "読み込み")) as part:
             data_import.build(part, made, follow)
@@ -61,18 +61,20 @@ def build(page: Page) -> None:
             use = data_use.build(part, made, follow)
             part.tab.select(use.refresh, use.inputs, use.outputs, **SHARED)
         with _panel(page, "card", t("Card", "カード")) as part:
-            card = data_card.build(part, bar.chosen)
+            card = data_card.build(part, bar.name)
             part.tab.select(card.refresh, card.inputs, card.outputs, **SHARED)
     bin_ = data_deleted.build(page, bar)
 
-    def first(current: str | None, slug: str | None, request: gr.Request) -> list[Any]:
+    def first(current: str, slug: str | None, request: gr.Request) -> list[Any]:
         """The character's own dataset, as long as none was chosen."""
         return bar.listed(current or slug, request)
 
-    opened = page.tab.select(first, [bar.chosen, page.profile], bar.outputs, **SHARED)
+    opened = page.tab.select(first, [bar.name, page.profile], bar.outputs, **SHARED)
     after(after(opened, rows), bin_)
+    # One after the other: several at once would hold the page for some tenths of a second.
+    shown = bar.picked
     for panel in (rows, steps, card):
-        bar.chosen.change(panel.refresh, panel.inputs, panel.outputs, **SHARED)
+        shown = after(shown, panel)
     for event in bar.changed:
         after(after(event, rows), bin_)
-    after(applied, rows).then(bar.listed, bar.chosen, bar.outputs, **SHARED)
+    after(applied, rows).then(bar.listed, bar.name, bar.outputs, **SHARED)

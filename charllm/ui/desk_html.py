@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import gradio as gr
 
+from charllm.core.filtering import THRESHOLD
 from charllm.core.judging.rubric import Rubric, list_rubrics, load_rubric
 from charllm.data.config import Paths
 from charllm.data.errors import Text
@@ -14,7 +15,8 @@ from charllm.services.judged_files import PREFIX
 from charllm.services.runs import list_runs
 from charllm.services.store import CHAT, JudgeCount, Store
 from charllm.services.store_rows import PERSON
-from charllm.ui.filter_html import run_label
+from charllm.ui.filter_html import filter_config, run_label
+from charllm.ui.judge_html import run_among
 from charllm.ui.words import language_of, say
 
 EMBEDDED = {
@@ -55,6 +57,12 @@ def source_choices(
     return named
 
 
+def threshold_of(paths: Paths, source: str) -> float:
+    """The filter run's own threshold; the usual one for what is no filter run."""
+    run = run_among(paths, "filter", source)
+    return filter_config(run).threshold if run else THRESHOLD
+
+
 def judges_of(store: Store, slug: str, source: str | None) -> list[JudgeCount]:
     """The judges that are no people, those that have scored most first."""
     found = [row for row in store.judges(slug, source) if not row.judge.startswith(PERSON)]
@@ -62,15 +70,15 @@ def judges_of(store: Store, slug: str, source: str | None) -> list[JudgeCount]:
 
 
 def judge_choices(rows: Sequence[JudgeCount], request: gr.Request) -> list[tuple[str, str]]:
-    replies = Text("replies", "件")
-    return [
-        (
-            f"{judge_name(row.judge, request)} · {row.rubric} {row.rubric_version} · "
-            f"{row.n:,} {say(replies, request)}",
-            SEPARATOR.join((row.judge, row.rubric, row.rubric_version)),
-        )
-        for row in rows
-    ]
+    """Each judge with its rubric and how many replies it has seen; the value names all three."""
+    made = []
+    for row in rows:
+        replies = Text(f"{row.n:,} repl{'y' if row.n == 1 else 'ies'}", f"{row.n:,} 件")
+        rubric = f"{row.rubric} {row.rubric_version}".strip()
+        words = (judge_name(row.judge, request), rubric, say(replies, request))
+        key = SEPARATOR.join((row.judge, row.rubric, row.rubric_version))
+        made.append((" · ".join(filter(None, words)), key))
+    return made
 
 
 def rubric_for(paths: Paths, name: str) -> Rubric:

@@ -10,20 +10,18 @@ from typing import Any
 import gradio as gr
 
 from charllm.data.errors import Text, UserError
-from charllm.data.profile import load_profile
 from charllm.services.desk import NO_JUDGE, Who
 from charllm.services.judged import add_chat_replies
 from charllm.ui.desk_html import (
     SEPARATOR,
     judge_choices,
     judges_of,
-    rubric_for,
     source_choices,
 )
 from charllm.ui.desk_view import DeskView, desk_view, message
 from charllm.ui.judge_html import SHARED, Panel, one_of
 from charllm.ui.page import Page
-from charllm.ui.words import language_of, t, warn
+from charllm.ui.words import language_of, t
 
 NOBODY = Text(
     "Enter your name above first. Hand scores are kept under it, so that two people's scores of "
@@ -45,6 +43,7 @@ def build(page: Page) -> Panel:
             "",
             label=t("Who is scoring", "採点する人"),
             info=t("remembered in this browser", "このブラウザーに記憶"),
+            placeholder=t("your name", "例: 山田"),
             max_length=40,
             elem_id="desk-person",
             scale=2,
@@ -68,9 +67,7 @@ def build(page: Page) -> Panel:
 
     def opened(slug: str, name: str, source_: str, judge_: str, *, anew: bool) -> DeskView:
         who = Who(*judge_.split(SEPARATOR))
-        rubric = rubric_for(page.paths, who.rubric)
-        profile = load_profile(page.paths, slug)
-        return desk_view(store, profile, who, source_, name.strip(), rubric, anew=anew)
+        return desk_view(page.paths, store, slug, who, source_, name.strip(), anew=anew)
 
     def shown(
         slug: str | None,
@@ -78,14 +75,16 @@ def build(page: Page) -> Panel:
         source_: str | None,
         judge_: str | None,
         request: gr.Request,
+        *,
+        anew: bool = False,
     ) -> dict[str, Any]:
-        """The next card for these choices, or what is missing for one."""
+        """What is on the desk of these choices, or what is missing for one."""
         if not (slug and source_ and judge_):
             return message(NO_JUDGE, request)
         if not (name or "").strip():
             return message(NOBODY, request)
         try:
-            return opened(slug, name or "", source_, judge_, anew=True).shown(request)
+            return opened(slug, name or "", source_, judge_, anew=anew).shown(request)
         except UserError as error:
             said = error.in_(language_of(request))
             return message(Text(said, said), request)
@@ -107,7 +106,7 @@ def build(page: Page) -> Panel:
         return [
             gr.Dropdown(sources, value=source_),
             gr.Dropdown(judges, value=judge_),
-            shown(slug, name, source_, judge_, request),
+            shown(slug, name, source_, judge_, request, anew=True),
         ]
 
     def act(
@@ -122,8 +121,8 @@ def build(page: Page) -> Panel:
         try:
             return opened(slug, name, source_, judge_, anew=False).act(event._data, request)
         except UserError as error:
-            warn(error, request)
-            return shown(slug, name, source_, judge_, request)
+            told = shown(slug, name, source_, judge_, request)
+            return {**told, "message": error.in_(language_of(request))}
 
     outputs = [source, judge, desk]
     page.demo.load(None, None, person, js=RECALL, api_visibility="private")
@@ -132,5 +131,6 @@ def build(page: Page) -> Panel:
         moment(shown, chosen, desk, **SHARED)
     for control in (source.input, page.profile.change):
         control(look, chosen, outputs, **SHARED)
-    desk.select(act, chosen, desk, **SHARED)
+    # "multiple": a key may come before the page has noticed that the one before it is done.
+    desk.select(act, chosen, desk, queue=False, trigger_mode="multiple", **SHARED)
     return Panel(look, chosen, outputs)

@@ -17,11 +17,12 @@ import gradio as gr
 
 from charllm.core.judging.rubric import Rubric
 from charllm.core.judging.score import NAMES
+from charllm.data.config import Paths
 from charllm.data.errors import Text
-from charllm.data.profile import Profile
+from charllm.data.profile import Profile, load_profile
 from charllm.services.desk import Card, Desk, Progress, Who
 from charllm.services.store import Judgement, Store
-from charllm.ui.desk_html import hint, judge_name, rubric_data
+from charllm.ui.desk_html import hint, judge_name, rubric_data, rubric_for, threshold_of
 from charllm.ui.judge_html import gate_text, percent
 from charllm.ui.words import language_of, say
 
@@ -49,21 +50,16 @@ def message(words: Text, request: gr.Request) -> dict[str, Any]:
 
 
 def desk_view(
-    store: Store,
-    profile: Profile,
-    who: Who,
-    source: str,
-    name: str,
-    rubric: Rubric,
-    *,
-    anew: bool = False,
+    paths: Paths, store: Store, slug: str, who: Who, source: str, name: str, *, anew: bool = False
 ) -> DeskView:
     """The desk that is open for these, or a new one; ``anew`` reads everything again."""
-    key = (str(store.path), profile.slug, who, source, name, rubric.version)
+    key = (str(store.path), slug, who, source, name)
     with _lock:
         if anew or key not in _open:
-            desk = Desk(store, profile.slug, who, name, source, scale=rubric.scale)
-            _open[key] = DeskView(desk, profile, rubric)
+            rubric = rubric_for(paths, who.rubric)
+            threshold = threshold_of(paths, source)
+            desk = Desk(store, slug, who, name, source, threshold, rubric.scale)
+            _open[key] = DeskView(desk, load_profile(paths, slug), rubric)
         _open.move_to_end(key)
         while len(_open) > KEPT:
             _open.popitem(last=False)
@@ -136,8 +132,9 @@ class DeskView:
 
     def _count(self, *, scored: bool) -> None:
         self.done.append(scored)
+        some = self.progress.needed > 0
         self._change(1 if scored else 0)
-        if scored and not self.progress.needed:
+        if some and not self.progress.needed:
             self.progress = self.desk.progress
 
     def _change(self, scored: int, sign: int = 1) -> None:
@@ -158,7 +155,6 @@ class DeskView:
             "history": [{"role": role, "content": text} for role, text in card.history],
             "gold": list(card.gold),
             "hint": hint(self.profile),
-            "why": card.why,
         }
 
     def _reveal(self, request: gr.Request) -> dict[str, Any]:
@@ -170,12 +166,16 @@ class DeskView:
         now = self.progress
         words = Text(
             f"{now.given:,} scored · {now.left:,} waiting · "
-            + (f"about {now.needed:,} more for a usable interval" if now.needed else "enough"),
+            + (
+                f"about {now.needed:,} more for a usable interval"
+                if now.needed
+                else "enough for a usable interval"
+            ),
             f"採点 {now.given:,} 件・残り {now.left:,} 件・"
             + (
                 f"信頼できる区間まであと約 {now.needed:,} 件"
                 if now.needed
-                else "必要数に達しました"
+                else "必要な件数に達しました"
             ),
         )
         goal = now.given + now.needed
@@ -197,6 +197,7 @@ def _judged(row: Judgement, request: gr.Request) -> dict[str, Any]:
     why = row.unscored_ja if language_of(request) == "ja" and row.unscored_ja else ""
     return {
         "name": f"{judge_name(row.judge, request)} · {row.rubric}",
+        "short": judge_name(row.judge, request),
         "score": row.score,
         "parts": parts,
         "rationale": row.rationale,

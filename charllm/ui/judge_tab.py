@@ -29,6 +29,8 @@ PANELS = (
     ("desk", t("Spot check", "手採点"), desk_panel),
     ("agreement", t("Agreement", "一致度"), agreement_panel),
 )
+SLOW = ("desk", "agreement")
+"""Refreshed only when they are opened themselves: they read every hand score and verdict."""
 
 
 def build(page: Page) -> None:
@@ -36,6 +38,5 @@ def build(page: Page) -> None:
         for name, label, module in PANELS:
             with gr.Tab(label, id=f"judge-{name}", elem_id=f"judge-tab-{name}") as tab:
                 panel = module.build(replace(page, tab=tab))
-            if panel is not None:
-                for opened in (page.tab, tab):
-                    opened.select(panel.refresh, panel.inputs, panel.outputs, **SHARED)
+            for opened in (tab,) if name in SLOW else (page.tab, tab):
+                opened.select(panel.refresh, panel.inputs, panel.outputs, **SHARED)

@@ -43,7 +43,7 @@ def found_html(found: Verdicts, request: gr.Request) -> str:
     counts = (
         (len(found.judgements), Text("verdicts", "件の採点"), ""),
         (len({row.subject for row in found.subjects}), Text("replies", "件の返答"), ""),
-        (len(found.judges), Text("judges", "人のジャッジ"), ""),
+        (len(found.judges), Text("judges", "種類のジャッジ"), ""),
         (len(found.rejected), Text("refused rows", "行を除外"), "bad" if found.rejected else ""),
     )
     cells = [(f"{n:,}", say(words, request), kind) for n, words, kind in counts]

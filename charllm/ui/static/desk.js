@@ -11,7 +11,7 @@
       keysAfter: "Enter or space: the next reply. u: take the score back.",
       yours: "You", judge: "Judge", flaws: "Flaws it names", reasons: "Its reasons", gate: "Stopped by the gate",
       same: "the same", apart: "apart by", hidden: "The judge's score appears after yours.",
-      none: "no score", why: "Picked because:",
+      none: "no score", why: "The queue mixes:",
     },
     ja: {
       question: "質問", reply: "返答", before: "それまでのやりとり", gold: "必要な事実",
@@ -21,7 +21,7 @@
       keysAfter: "Enter かスペースで次の返答へ。u でこの採点を取り消し。",
       yours: "あなた", judge: "ジャッジ", flaws: "指摘された欠点", reasons: "ジャッジの理由", gate: "ゲートが止めた理由",
       same: "一致", apart: "差", hidden: "ジャッジのスコアは、採点した後に表示されます。",
-      none: "スコアなし", why: "選ばれた理由:",
+      none: "スコアなし", why: "出題の内訳:",
     },
   };
   const w = (key) => WORDS[window.charllmLanguage || "en"][key];
@@ -67,15 +67,16 @@
 
     function key(event) {
       if (!host.isConnected) { document.removeEventListener("keydown", key); return; }
-      if (!value || !value.card || host.offsetParent === null) return;
+      if (!value || value.serial === undefined || host.offsetParent === null) return;
       if (event.isComposing || event.keyCode === 229 || event.ctrlKey || event.metaKey || event.altKey) return;
       const area = host.querySelector(".desknote");
-      if (event.target === area && event.key === "Escape") { area.blur(); event.preventDefault(); return; }
+      if (area && event.target === area && event.key === "Escape") { area.blur(); event.preventDefault(); return; }
       if (typing(event.target) || event.repeat) return;
       if (acted(event)) event.preventDefault();
     }
     function acted(event) {
       if (event.key === "u" && value.undo) { undo(); return true; }
+      if (!value.card) return false;
       if (value.reveal) {
         if (event.key !== "Enter" && event.key !== " ") return false;
         if (event.target.closest("button:not(.desk *), summary, [role=tab]")) return false;
@@ -136,8 +137,8 @@
       if (level === reveal.score) { line.classList.add("yours"); line.append(el("em", "mine", w("yours"))); }
       for (const judge of reveal.judges) {
         if (judge.score === null || Math.round(judge.score) !== level) continue;
-        line.classList.add("theirs");
-        line.append(el("em", "", reveal.judges.length > 1 ? judge.name : w("judge")));
+        line.classList.add("judged");
+        line.append(el("em", "", reveal.judges.length > 1 ? judge.short : w("judge")));
       }
     }
     function compared(reveal, judge) {
@@ -171,14 +172,14 @@
     }
     function answer() {
       const box = el("div", "deskanswer");
-      box.append(scale(value.rubric, value.reveal));
       if (value.reveal) {
-        for (const judge of value.reveal.judges) box.append(compared(value.reveal, judge));
         const bar = el("div", "desktools");
         bar.append(button("small", w("undo"), undo, "u"), button("small primary desknext", w("next"), next, "⏎"));
-        box.append(bar, el("p", "note", w("keysAfter")));
+        for (const judge of value.reveal.judges) box.append(compared(value.reveal, judge));
+        box.append(bar, el("p", "note", w("keysAfter")), scale(value.rubric, value.reveal));
         return box;
       }
+      box.append(scale(value.rubric, null));
       const area = el("textarea", "desknote");
       area.rows = 2;
       area.placeholder = w("notePlaceholder");
@@ -199,7 +200,8 @@
       if (value.card) {
         const kinds = el("span", "deskkinds");
         kinds.append(el("span", "note", w("why")));
-        for (const [why, name] of told.kinds) kinds.append(el("span", why === value.card.why ? "chip why" : "chip", name));
+        // Not which of them this card is: "near the threshold" would tell the judge's score.
+        for (const [, name] of told.kinds) kinds.append(el("span", "chip", name));
         line.append(kinds);
       }
       box.append(line, bar);
@@ -222,11 +224,11 @@
         if (value.undo && !value.card) told.append(button("small", w("undo"), undo, "u"));
         host.append(told);
       }
+      host.dataset.state = value.card ? (value.reveal ? "reveal" : "card") : "empty";
       if (!value.card) return;
       const body = el("div", "deskbody");
       body.append(exchange(value.card), answer());
       host.append(body);
-      host.dataset.state = value.reveal ? "reveal" : "card";
     }
     document.addEventListener("keydown", key);
     watch("value", draw);
