@@ -124,8 +124,8 @@ def visit(page: Any, url: str, number: int) -> dict[str, dict[str, float]]:
     page.click("#tab-data-button")
     page.wait_for_selector(".gridline")
     watched = Watched(page)
-    watched.act("open", lambda: open_rows(page), rest=2.0)
-    page.wait_for_selector(".facet[data-code='-']")
+    watched.act("open", lambda: open_rows(page))
+    watched.act("findings come", lambda: checked(page))
     page.hover(".gridbody")
     watched.act("scroll", lambda: scroll(page))
     watched.act("jump to the end", lambda: jump(page))
@@ -139,8 +139,9 @@ def visit(page: Any, url: str, number: int) -> dict[str, dict[str, float]]:
     watched.act("open a row", lambda: page.click(".gridline >> nth=5"))
     reply = ".drawerturn.assistant textarea"
     watched.act("type in it", lambda: page.type(reply, f"追記{number}ですわ。", delay=30))
-    watched.act("save it", lambda: save(page), rest=2.5)
-    watched.act("undo", lambda: undo(page), rest=2.5)
+    watched.act("save it", lambda: save(page))
+    watched.act("undo", lambda: undo(page))
+    watched.act("findings again", lambda: checked(page))
     return watched.figures
 
 
@@ -148,6 +149,11 @@ def open_rows(page: Any) -> None:
     page.click("#dataset input")
     page.click("[role=option]:has-text('many ·')")
     page.wait_for_selector(".gridline[data-id=many-00000]")
+
+
+def checked(page: Any) -> None:
+    page.wait_for_selector(".gridbar .busy", state="hidden")
+    page.wait_for_selector(".facet[data-code='-']")
 
 
 def scroll(page: Any) -> None:
