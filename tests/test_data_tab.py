@@ -453,6 +453,7 @@ def test_a_dataset_is_copied_renamed_downloaded_deleted_and_brought_back(
         == (board.paths.datasets / "third.jsonl").read_bytes()
     )
     page.click("#data-tab-card-button")
+    wait_text(page, "#data-card-view", "third")
     page.fill("#data-card-licence :is(input, textarea)", "CC0-1.0")
     page.click("#data-card-save")
     wait_text(page, "#data-card-view", "CC0-1.0")
