@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, Literal
@@ -181,6 +182,8 @@ class Looking:
     """
 
     KEPT = 1000
+    ARRIVES_WITHIN = 0.15
+    """Seconds that an update needs to reach the page; several are under way at any time."""
 
     def __init__(self) -> None:
         self._at: dict[str, int | None] = {}
@@ -191,6 +194,11 @@ class Looking:
         self._at[session] = conversation
         while len(self._at) > self.KEPT:
             del self._at[next(iter(self._at))]
+
+    def leave(self, request: gr.Request, conversation: int | None) -> None:
+        """``at``, and time for what was drawn of the one that is left to arrive before."""
+        self.at(request, conversation)
+        time.sleep(self.ARRIVES_WITHIN)
 
     def still(self, request: gr.Request, conversation: int | None) -> bool:
         return self._at.get(request.session_hash or "", conversation) == conversation
@@ -393,7 +401,7 @@ def build(page: Page) -> None:
         slug = slug or ""
         if slug == before:
             return [gr.skip()] * 4
-        looking.at(request, None)
+        looking.leave(request, None)
         rows = variant_choices(page, slug, language_of(request)) if slug else []
         return [
             slug,
@@ -484,17 +492,17 @@ def build(page: Page) -> None:
             page.chat.stop(conversation)
 
     def on_choose(slug: str, conversation: int | None, request: gr.Request) -> Any:
-        looking.at(request, conversation)
+        looking.leave(request, conversation)
         return board_state(page, slug, conversation)
 
     def on_clear(slug: str, request: gr.Request) -> Any:
-        looking.at(request, None)
+        looking.leave(request, None)
         return [listing(slug, None, request), board_state(page, slug, None)]
 
     def on_delete(slug: str, conversation: int | None, request: gr.Request) -> Any:
         if conversation is not None:
             page.chat.delete(conversation)
-        looking.at(request, None)
+        looking.leave(request, None)
         return [listing(slug, None, request), board_state(page, slug, None)]
 
     def on_export(
