@@ -12,9 +12,9 @@ import pytest
 import yaml
 from safetensors.torch import load_file
 
-from charllm.core.training import PRESETS, TrainConfig, run_train
+from charllm.core.training import run_train
+from charllm.core.training_config import PRESETS, Question, TrainConfig
 from charllm.core.training_data import (
-    Question,
     build_rows,
     choose_facts,
     leaks,

@@ -1,7 +1,7 @@
 """Fine-tuning a base on a character's dialogues: LoRA with trl, published as a small adapter.
 
-``run_train`` is the stage; ``TrainConfig`` reproduces it, and one more hyper-parameter is one more
-field here. How rows are built is training_data's, what is published is training_card's. It does
+``run_train`` is the stage; its settings are training_config's, how rows are built is
+training_data's, what is published is training_card's. It does
 not know who started the run: it reports, asks whether to stop, and resumes from its folder.
 """
 
@@ -11,111 +11,18 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any
 
-from pydantic import Field, field_validator, model_validator
-
-from charllm.core.catalog import EMBEDDED
-from charllm.core.training_data import Half, Material, Question, leaks, prepare
+from charllm.core.training_config import TrainConfig
+from charllm.core.training_data import Material, leaks, prepare
 from charllm.core.training_samples import sample_replies
-from charllm.data.config import Config, Paths
-from charllm.data.errors import Language, Text, UserError
-from charllm.data.files import check_slug, read_json, write_json
+from charllm.data.config import Paths
+from charllm.data.errors import Text, UserError
+from charllm.data.files import read_json, write_json
 from charllm.data.progress import Reporter, Stopped
 
 if TYPE_CHECKING:
     from charllm.data.prompts import Row
-
-
-class TrainConfig(Config):
-    """Everything that reproduces a training run.
-
-    ``half``: all dialogues, or one of two disjoint halves. ``held_out``: share of the dialogues
-    that only measures. ``rag_share``: share of the prompts that show facts; ``fact_draws``: how
-    often each of these comes, with other distractors. ``warmup``: share of the steps.
-    ``alpha`` / ``r`` scales the adapter. ``share_prefix``: compute the prompts' common beginning
-    once a batch, where the model can (the same loss and gradients). ``keep``: the last epoch's
-    weights, or those with the lowest held-out loss. ``threads`` 0 takes the physical cores (or
-    OMP_NUM_THREADS). ``samples`` empty asks held-out questions.
-    """
-
-    name: str
-    profile: str
-    dataset: str
-    base: str = EMBEDDED
-    template: str = "auto"
-    prompt_language: Language | None = None
-    half: Half = "all"
-    held_out: float = Field(default=0.1, ge=0.0, le=0.5)
-    split_seed: int = Field(default=0, ge=0)
-    rag_share: float = Field(default=0.4, ge=0.0, le=1.0)
-    fact_draws: int = Field(default=1, ge=1, le=20)
-    epochs: float = Field(default=2.0, gt=0.0, le=100.0)
-    batch_size: int = Field(default=6, ge=1, le=512)
-    accumulate: int = Field(default=1, ge=1, le=128)
-    learning_rate: float = Field(default=1e-3, gt=0.0, le=0.1)
-    scheduler: Literal["cosine", "linear", "constant"] = "cosine"
-    warmup: float = Field(default=0.0, ge=0.0, lt=1.0)
-    weight_decay: float = Field(default=0.0, ge=0.0, le=1.0)
-    r: int = Field(default=8, ge=1, le=512)
-    alpha: float = Field(default=16.0, gt=0.0, le=2048.0)
-    dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
-    target_modules: str = "all-linear"
-    max_length: int = Field(default=512, ge=16, le=131072)
-    quantization: Literal["none", "nf4"] = "none"
-    gradient_checkpointing: bool = False
-    share_prefix: bool = True
-    keep: Literal["last", "best"] = "last"
-    sample_each_epoch: bool = False
-    save_steps: int = Field(default=20, ge=1)
-    seed: int = Field(default=0, ge=0)
-    threads: int = Field(default=0, ge=0, le=256)
-    samples: tuple[Question, ...] = ()
-    label_en: str = ""
-    label_ja: str = ""
-    replace: bool = False
-
-    @field_validator("name", "profile", "dataset")
-    @classmethod
-    def _slug(cls, value: str) -> str:
-        try:
-            return check_slug(value)
-        except UserError as error:
-            raise ValueError(str(error)) from error
-
-    @model_validator(mode="after")
-    def _best_needs_held_out(self) -> Self:
-        if self.keep == "best" and self.held_out == 0:
-            raise ValueError("keep: best needs a held_out share above 0 to compare epochs")
-        return self
-
-
-PRESETS: dict[str, dict[str, Any]] = {
-    "demo": {
-        "r": 8,
-        "alpha": 16.0,
-        "learning_rate": 1e-3,
-        "epochs": 2.0,
-        "batch_size": 6,
-    },
-    "study": {
-        "r": 16,
-        "alpha": 32.0,
-        "learning_rate": 5e-4,
-        "epochs": 3.0,
-        "batch_size": 8,
-        "scheduler": "cosine",
-    },
-    "study-early": {
-        "r": 8,
-        "alpha": 128.0,
-        "dropout": 0.05,
-        "learning_rate": 5e-4,
-        "epochs": 10.0,
-        "batch_size": 8,
-    },
-}
-"""Starting points: the demo for two CPU cores, the study's settings, and its earlier ones."""
 
 
 def run_train(

@@ -15,7 +15,7 @@ from charllm.data.config import Paths
 from charllm.data.files import new_folder, write_json, write_text
 
 if TYPE_CHECKING:
-    from charllm.core.training import TrainConfig
+    from charllm.core.training_config import TrainConfig
     from charllm.core.training_data import Material
     from charllm.core.training_watch import Watch
 

@@ -10,11 +10,10 @@ import json
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from pydantic import Field
-
-from charllm.data.config import Config, Paths
+from charllm.core.training_config import Half, Question, TrainConfig
+from charllm.data.config import Paths
 from charllm.data.dialogue import Dialogue, data_hash, dataset_path, load_dialogues
 from charllm.data.errors import Language, UserError
 from charllm.data.files import sha256
@@ -29,10 +28,8 @@ from charllm.data.prompts import (
 from charllm.data.text import near_duplicates, ngrams, normal_form
 
 if TYPE_CHECKING:
-    from charllm.core.training import TrainConfig
     from charllm.data.prompts import Row
 
-Half = Literal["all", "a", "b"]
 SAMPLES = 10
 """Questions asked of the trained model."""
 MAX_DISTRACTORS = 2
@@ -40,13 +37,6 @@ _NEAREST = 8
 """Half of the distractors come from this many facts that read most like the supporting one."""
 _MISPLACED = 0.2
 """Share of the distractors that stand first: retrieval lists the best fact first, mostly."""
-
-
-class Question(Config):
-    """A question asked at the end of a run, with the facts its prompt shows (none: no RAG)."""
-
-    text: str = Field(min_length=1)
-    facts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

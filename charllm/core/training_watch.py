@@ -19,7 +19,7 @@ from charllm.data.files import read_json, write_json
 from charllm.data.progress import Reporter, Stopped, StopRequest
 
 if TYPE_CHECKING:
-    from charllm.core.training import TrainConfig
+    from charllm.core.training_config import TrainConfig
 
 
 def newest_checkpoint(folder: Path) -> Path | None:

@@ -75,7 +75,7 @@ KINDS: dict[str, Kind] = {
         Text("Calibrate retrieval", "検索の調整"),
     ),
     "train": Kind(
-        "charllm.core.training:TrainConfig",
+        "charllm.core.training_config:TrainConfig",
         "charllm.core.training:run_train",
         True,
         Text("Train", "学習"),
