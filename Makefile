@@ -5,6 +5,7 @@
 PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
+TESTS := -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 .PHONY: app test check format
 .DEFAULT_GOAL := app
@@ -29,13 +30,13 @@ app: $(VENV)/installed
 	$(PY) app.py
 
 test: $(VENV)/installed-dev
-	$(PY) -m pytest
+	$(PY) $(TESTS)
 
 check: $(VENV)/installed-dev
 	$(PY) -m ruff format --check .
 	$(PY) -m ruff check .
 	$(PY) -m mypy
-	$(PY) -m pytest
+	$(PY) $(TESTS)
 
 format: $(VENV)/installed-dev
 	$(PY) -m ruff format .

@@ -215,6 +215,15 @@ def wait_count(page: Any, selector: str, count: int) -> None:
     )
 
 
+def wait_text(page: Any, selector: str, words: str) -> str:
+    """Wait until the words stand there; all that stands there then."""
+    page.wait_for_function(
+        "([selector, words]) => document.querySelector(selector)?.innerText.includes(words)",
+        arg=[selector, words],
+    )
+    return str(page.inner_text(selector))
+
+
 def wait_value(page: Any, selector: str, value: str) -> None:
     page.wait_for_function(
         "([selector, value]) => document.querySelector(selector)?.value === value",

@@ -12,11 +12,15 @@ os.environ.pop("OPENAI_API_KEY", None)
 
 import importlib.util
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from browser import FLAGS, Dashboard, Visitor, running
 
 from charllm.data.config import ROOT, Paths
+from charllm.data.locking import FileLock
 from charllm.data.progress import Silent
 
 SHARED = ROOT.parent / "shared"
@@ -40,8 +44,11 @@ def base_folder() -> Path:
     from charllm.core.models import convert_embedded, is_ready, model_folder
 
     paths = Paths.default()
-    if not is_ready(paths, EMBEDDED):
-        convert_embedded(paths, Silent())
+    with FileLock(paths.workspace / "tests-convert.lock").hold(
+        600
+    ):  # tests run in several processes
+        if not is_ready(paths, EMBEDDED):
+            convert_embedded(paths, Silent())
     return model_folder(paths, EMBEDDED)
 
 
@@ -51,3 +58,33 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip("no ../shared beside the project: its real data and tokenizers are not shipped")
     return SHARED
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
+    if not found:
+        pytest.skip("no Chromium on this machine: install it to run the browser tests")
+    with sync_api.sync_playwright() as player:
+        browser = player.chromium.launch(executable_path=found, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def board(
+    chromium: Any, tmp_path_factory: pytest.TempPathFactory, base_folder: Path
+) -> Iterator[Dashboard]:
+    """The real dashboard as a process of its own, one a test file."""
+    with running(tmp_path_factory.mktemp("dashboard"), base_folder) as started:
+        yield started
+
+
+@pytest.fixture
+def visitor(chromium: Any, board: Dashboard) -> Iterator[Visitor]:
+    """A fresh browser profile; in the end it has asked no other address and met no error."""
+    made = Visitor(chromium, board)
+    yield made
+    made.context.close()
+    assert made.foreign == [] and made.errors == []

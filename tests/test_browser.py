@@ -6,17 +6,14 @@ Nothing is replaced: the server is a process of its own, the answers come from t
 from __future__ import annotations
 
 import json
-import shutil
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from browser import (
     ENDED,
-    FLAGS,
     WRITING,
     Dashboard,
     Visitor,
@@ -26,7 +23,6 @@ from browser import (
     names,
     number,
     ramble,
-    running,
     texts,
     toasts,
     until,
@@ -55,34 +51,6 @@ SAMPLER = """() => {
       card.dataset.state === "waiting" ? 0 : card.querySelector(".text").textContent.length),
   }), 50);
 }"""
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
-    if not found:
-        pytest.skip("no Chromium on this machine: install it to run the browser tests")
-    with sync_api.sync_playwright() as player:
-        browser = player.chromium.launch(executable_path=found, args=FLAGS)
-        yield browser
-        browser.close()
-
-
-@pytest.fixture(scope="module")
-def board(
-    chromium: Any, tmp_path_factory: pytest.TempPathFactory, base_folder: Path
-) -> Iterator[Dashboard]:
-    with running(tmp_path_factory.mktemp("dashboard"), base_folder) as started:
-        yield started
-
-
-@pytest.fixture
-def visitor(chromium: Any, board: Dashboard) -> Iterator[Visitor]:
-    made = Visitor(chromium, board)
-    yield made
-    made.context.close()
-    assert made.foreign == [] and made.errors == []
 
 
 @pytest.fixture

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import json
 import random
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from browser import FLAGS, Dashboard, Visitor, choose, go_to, running, texts, toasts, until
+from browser import Dashboard, Visitor, choose, go_to, texts, toasts, until, wait_text
 
 from charllm.data.collection import create, edit_row, list_deleted, load
 from charllm.data.dataset_card import DatasetCard
@@ -36,35 +35,6 @@ FRAMES = """() => {
   requestAnimationFrame(frame);
 }"""
 REPLY = ".drawerturn.assistant textarea"
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
-    if not found:
-        pytest.skip("no Chromium on this machine: install it to run the browser tests")
-    with sync_api.sync_playwright() as player:
-        browser = player.chromium.launch(executable_path=found, args=FLAGS)
-        yield browser
-        browser.close()
-
-
-@pytest.fixture(scope="module")
-def board(
-    chromium: Any, tmp_path_factory: pytest.TempPathFactory, base_folder: Path
-) -> Iterator[Dashboard]:
-    with running(tmp_path_factory.mktemp("dashboard"), base_folder) as started:
-        yield started
-
-
-@pytest.fixture
-def visitor(chromium: Any, board: Dashboard) -> Iterator[Visitor]:
-    made = Visitor(chromium, board)
-    made.context.set_default_timeout(40_000)
-    yield made
-    made.context.close()
-    assert made.foreign == [] and made.errors == []
 
 
 @pytest.fixture
@@ -131,13 +101,6 @@ def wait_ids(page: Any, *wanted: str) -> None:
         "wanted => JSON.stringify([...document.querySelectorAll('.gridline')]"
         ".map(r => r.dataset.id)) === JSON.stringify(wanted)",
         arg=list(wanted),
-    )
-
-
-def wait_text(page: Any, selector: str, words: str) -> None:
-    page.wait_for_function(
-        "([selector, words]) => document.querySelector(selector)?.innerText.includes(words)",
-        arg=[selector, words],
     )
 
 
@@ -455,6 +418,9 @@ def test_a_dataset_is_copied_renamed_downloaded_deleted_and_brought_back(
     page.click("#data-tab-card-button")
     wait_text(page, "#data-card-view", "third")
     page.fill("#data-card-licence :is(input, textarea)", "CC0-1.0")
+    page.click("#data-tab-rows-button")
+    page.click("#data-tab-card-button")
+    page.wait_for_timeout(1000)  # the card is looked up again: what was typed must stay
     page.click("#data-card-save")
     wait_text(page, "#data-card-view", "CC0-1.0")
     with page.expect_download() as download:

@@ -5,15 +5,13 @@ from __future__ import annotations
 import csv
 import json
 import random
-import shutil
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from browser import FLAGS, Dashboard, Visitor, go_to, number, running, texts, until
+from browser import Dashboard, Visitor, choose, go_to, number, texts, until
 
 from charllm.core.judging.calibrated import load_calibrated
 from charllm.core.judging.records import Item, Record
@@ -101,44 +99,11 @@ def test_judges_are_compared_where_both_have_scored(paths: Paths) -> None:
 # --- in the browser -----------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
-    if not found:
-        pytest.skip("no Chromium on this machine: install it to run the browser tests")
-    with sync_api.sync_playwright() as player:
-        browser = player.chromium.launch(executable_path=found, args=FLAGS)
-        yield browser
-        browser.close()
-
-
-@pytest.fixture(scope="module")
-def board(
-    chromium: Any, tmp_path_factory: pytest.TempPathFactory, base_folder: Path
-) -> Iterator[Dashboard]:
-    with running(tmp_path_factory.mktemp("dashboard"), base_folder) as started:
-        yield started
-
-
-@pytest.fixture
-def visitor(chromium: Any, board: Dashboard) -> Iterator[Visitor]:
-    made = Visitor(chromium, board)
-    yield made
-    made.context.close()
-    assert made.foreign == [] and made.errors == []
-
-
 def opened(visitor: Visitor, panel: str) -> Any:
     page = visitor.open()
     go_to(page, "ジャッジ")
     page.click(f"#judge-tab-{panel}-button")
     return page
-
-
-def pick(page: Any, dropdown: str, option: str) -> None:
-    page.click(f"{dropdown} input")
-    page.click(f"[role=option]:has-text('{option}')")
 
 
 def state(page: Any, name: str) -> None:
@@ -161,7 +126,7 @@ def test_a_person_scores_by_keys_and_sees_the_judge_only_afterwards(
     page.fill("#desk-person :is(input, textarea)", "鈴木")
     page.press("#desk-person :is(input, textarea)", ENTER)
     state(page, "card")
-    pick(page, "#desk-judge", JUDGE)
+    choose(page, "#desk-judge", JUDGE)
     page.wait_for_function("document.querySelector('#desk-judge input').value.includes('judge-1')")
     state(page, "card")
     assert page.locator(".desklevel").count() == 7
@@ -218,7 +183,7 @@ def test_the_page_tells_how_far_judges_agree_and_calibrates_the_embedded_one(
     seed(board.paths, "run-agree", 90, hands=60)
     page = opened(visitor, "agreement")
     page.wait_for_function("document.querySelector('#calibrate-rubric input')?.value")
-    pick(page, "#agreement-source", "run-agree")
+    choose(page, "#agreement-source", "run-agree")
     store = Store(board.paths)
     found = {row.who.judge: row.agreement for row in agreements(store, "ayane", "run-agree")}
     store.close()
@@ -239,7 +204,7 @@ def test_the_page_tells_how_far_judges_agree_and_calibrates_the_embedded_one(
     kappa = next(row["kappa"] for row in rows if row["judge"] == JUDGE)
     assert float(kappa) == pytest.approx(found[JUDGE].kappa.value, abs=1e-4)
 
-    pick(page, "#calibrate-rubric", "character")
+    choose(page, "#calibrate-rubric", "character")
     page.click("#calibrate-fit")
     page.wait_for_selector("#calibrate-made table")
     made = until(lambda: load_calibrated(board.paths, "ayane"))

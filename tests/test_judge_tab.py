@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from browser import FLAGS, Dashboard, Visitor, choose, go_to, number, running, texts, until
+from browser import Dashboard, Visitor, choose, go_to, number, texts, until, wait_text
 from judge_server import Asked, JudgeServer, Reply, serving
 
 from charllm.core.judging.judges import JudgeConfig
@@ -28,34 +27,6 @@ pytestmark = [pytest.mark.browser, pytest.mark.timeout(400)]
 KEY = "sk-test-never-written-anywhere"
 ROWS = 30
 EVIL = "<img src=x onerror='window.owned=1'>${window.owned=2}{{window.owned=3}}"
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
-    if not found:
-        pytest.skip("no Chromium on this machine: install it to run the browser tests")
-    with sync_api.sync_playwright() as player:
-        browser = player.chromium.launch(executable_path=found, args=FLAGS)
-        yield browser
-        browser.close()
-
-
-@pytest.fixture(scope="module")
-def board(
-    chromium: Any, tmp_path_factory: pytest.TempPathFactory, base_folder: Path
-) -> Iterator[Dashboard]:
-    with running(tmp_path_factory.mktemp("dashboard"), base_folder) as started:
-        yield started
-
-
-@pytest.fixture
-def visitor(chromium: Any, board: Dashboard) -> Iterator[Visitor]:
-    made = Visitor(chromium, board)
-    yield made
-    made.context.close()
-    assert made.foreign == [] and made.errors == []
 
 
 def opened(visitor: Visitor, panel: str) -> Any:
@@ -80,15 +51,6 @@ def write(page: Any, box: str, text: str) -> None:
     page.press(f"{box} :is(input, textarea)", "Tab")
 
 
-def in_words(page: Any, selector: str, words: str) -> str:
-    """Wait until the words stand there; all that stands there then."""
-    page.wait_for_function(
-        "([selector, words]) => document.querySelector(selector)?.innerText.includes(words)",
-        arg=[selector, words],
-    )
-    return str(page.inner_text(selector))
-
-
 def written_under(folder: Path) -> bytes:
     return b"".join(file.read_bytes() for file in folder.rglob("*") if file.is_file())
 
@@ -104,26 +66,26 @@ def test_the_choice_is_shared_and_its_key_is_written_nowhere(
     pick(page, "#judge-kind", "endpoint")
     page.wait_for_selector("#judge-model")
     assert not page.is_visible("#judge-url") and not page.is_visible("#judge-local-model")
-    in_words(page, "#judge-status", "モデルの名前を入力してください")
+    wait_text(page, "#judge-status", "モデルの名前を入力してください")
     write(page, "#judge-model", "gpt-4o-mini")
-    in_words(page, "#judge-notices", "2027-01-14")
-    in_words(page, "#judge-about", "rubrics/study.yaml")
+    wait_text(page, "#judge-notices", "2027-01-14")
+    wait_text(page, "#judge-about", "rubrics/study.yaml")
     assert "未設定" in page.inner_text("#judge-key-state")
     page.fill("#judge-key input", KEY)
     page.press("#judge-key input", "Enter")
-    in_words(page, "#judge-key-state", "設定済み")
+    wait_text(page, "#judge-key-state", "設定済み")
     assert page.input_value("#judge-key input") == ""
     choose(page, "#judge-rubric", "自然")
-    in_words(page, "#judge-about", "rubrics/naturalness.yaml")
+    wait_text(page, "#judge-about", "rubrics/naturalness.yaml")
 
     kept = until(lambda: (c := load_choice(board.paths)).rubric == "naturalness" and c)
     assert (kept.kind, kept.model, kept.base_url) == ("endpoint", "gpt-4o-mini", "")
     second = opened(visitor, "judges")
     second.wait_for_selector("#judge-model")
-    in_words(second, "#judge-about", "rubrics/naturalness.yaml")
-    in_words(second, "#judge-key-state", "設定済み")
+    wait_text(second, "#judge-about", "rubrics/naturalness.yaml")
+    wait_text(second, "#judge-key-state", "設定済み")
     second.click("#judge-forget")
-    in_words(second, "#judge-key-state", "未設定")
+    wait_text(second, "#judge-key-state", "未設定")
     everything = written_under(board.paths.workspace) + written_under(board.paths.root)
     log = (board.paths.workspace.parent / "log.txt").read_bytes()
     assert KEY.encode() not in everything + log
@@ -140,7 +102,7 @@ def test_a_reply_is_tried_before_anything_is_paid_for(visitor: Visitor, board: D
     assert "口調" in page.inner_text("#try-result .verdict")
     page.fill("#try-reply textarea", "私はAIです。[INST] こんにちは [/INST]")
     page.click("#try-go")
-    in_words(page, "#try-result", "ゲートが止めました")
+    wait_text(page, "#try-result", "ゲートが止めました")
     assert number(page.inner_text("#try-result .big")) == 1
 
     with serving(lambda asked: Reply()) as server:
@@ -153,7 +115,7 @@ def test_a_reply_is_tried_before_anything_is_paid_for(visitor: Visitor, board: D
         page.fill("#try-question textarea", EVIL)
         page.fill("#try-reply textarea", "絢音と申しますわ。")
         page.click("#try-go")
-        told = in_words(page, "#try-result", "口調は設定どおり。")
+        told = wait_text(page, "#try-result", "口調は設定どおり。")
         assert number(page.inner_text("#try-result .big")) == 6 and "1,000" in told
         page.click("#try-result .fold summary")
         prompt = page.inner_text("#try-result .promptview")
@@ -195,7 +157,7 @@ def test_an_unproven_judge_filters_only_where_one_insists(
     visitor: Visitor, board: Dashboard, judge: JudgeServer, chromium: Any
 ) -> None:
     page = opened(visitor, "filter")
-    in_words(page, "#filter-table", "まだ選別をしていません")
+    wait_text(page, "#filter-table", "まだ選別をしていません")
     write(page, "#filter-limit", str(ROWS))
     write(page, "#filter-calls", "6")
     page.click("#filter-quote")
@@ -204,7 +166,7 @@ def test_an_unproven_judge_filters_only_where_one_insists(
     assert number(page.locator("#filter-quoted .figure b").nth(1).inner_text()) == ROWS
     assert "未検査" in quoted and "承知のうえで使う指定により使われました" in quoted
     page.click("#filter-start")
-    in_words(page, "#filter-quoted", "まだ検査されていません")
+    wait_text(page, "#filter-quoted", "まだ検査されていません")
     assert list_runs(board.paths) == [] and judge.requests == 0
 
     page.check("#filter-insist input")
@@ -213,7 +175,7 @@ def test_an_unproven_judge_filters_only_where_one_insists(
     other = opened(watcher, "filter")
     for one in (page, other):
         one.wait_for_selector("#filter-detail .state.paused")
-        in_words(one, "#filter-detail", "予算に達した")
+        wait_text(one, "#filter-detail", "予算に達した")
         one.wait_for_selector("#filter-histogram .hlegend")
     assert 6 <= len(judge.billed) <= 8, "what was under way when the budget was reached is taken"
     assert texts(page, "#filter-histogram .hlegend") == texts(other, "#filter-histogram .hlegend")
@@ -222,7 +184,7 @@ def test_an_unproven_judge_filters_only_where_one_insists(
     other.click("#filter-raise")
     for one in (page, other):
         one.wait_for_selector("#filter-detail .state.done")
-        in_words(one, "#filter-detail", f"{ROWS} / 100")
+        wait_text(one, "#filter-detail", f"{ROWS} / 100")
     assert len(judge.billed) == ROWS == len(set(judge.billed)), "something was paid for twice"
     watcher.context.close()
     assert watcher.errors == [] and watcher.foreign == []
@@ -247,8 +209,8 @@ def _score_by_hand(board: Dashboard, source: str) -> float:
 
 def _publish(page: Any, board: Dashboard) -> None:
     """At a threshold of 6: the page's counts are those of the files."""
-    in_words(page, "#threshold-head", "judge-1")
-    in_words(page, "#threshold-expected", "手採点がありません")
+    wait_text(page, "#threshold-head", "judge-1")
+    wait_text(page, "#threshold-expected", "手採点がありません")
     right = _score_by_hand(board, list_runs(board.paths)[0].id)
     slider = "#threshold-histogram input[type=range]"
     page.focus(slider)
@@ -256,11 +218,11 @@ def _publish(page: Any, board: Dashboard) -> None:
     legend = texts(page, "#threshold-histogram .hlegend span")
     kept, lost = (int(number(text)) for text in legend[:2])
     assert kept + lost == ROWS and 0 < kept < ROWS
-    in_words(page, "#threshold-counts .figure b", str(kept))
+    wait_text(page, "#threshold-counts .figure b", str(kept))
     assert number(page.locator("#threshold-counts .figure b").nth(1).inner_text()) == lost
     gone = page.locator("#threshold-topics [data-topic].lostall").count()
     assert number(page.locator("#threshold-counts .figure b").nth(4).inner_text()) == gone
-    assert "もとになった手採点" in in_words(page, "#threshold-expected", f"{right:.0%}")
+    assert "もとになった手採点" in wait_text(page, "#threshold-expected", f"{right:.0%}")
     near = texts(page, "#threshold-rows .fold[open] .score")
     assert {float(score) >= 6 for score in near} == {True, False}
 
@@ -284,10 +246,10 @@ def _publish(page: Any, board: Dashboard) -> None:
 def check(page: Any, board: Dashboard, word: str) -> dict[str, Any]:
     """Check the chosen judge ; the run's result, which the page now shows."""
     to_panel(page, "quality")
-    in_words(page, "#quality-mark", "：未検査")
+    wait_text(page, "#quality-mark", "：未検査")
     before = len(list_runs(board.paths))
     page.click("#quality-start")
-    in_words(page, "#quality-mark", f"：{word}")
+    wait_text(page, "#quality-mark", f"：{word}")
     run = list_runs(board.paths)[0]
     assert len(list_runs(board.paths)) == before + 1 and run.kind == "quality"
     result = run.result()
@@ -327,8 +289,8 @@ def test_only_a_judge_that_passes_its_check_may_filter(
         to_panel(page, "filter")
         write(page, "#filter-limit", "5")
         page.click("#filter-quote")
-        in_words(page, "#filter-quoted", "：合格")
+        wait_text(page, "#filter-quoted", "：合格")
         assert not page.is_visible("#filter-insist")
         page.click("#filter-start")
-        in_words(page, "#filter-detail", "5 / 5")
+        wait_text(page, "#filter-detail", "5 / 5")
         page.wait_for_selector("#filter-detail .state.done")

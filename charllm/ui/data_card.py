@@ -5,6 +5,7 @@ Character, language, licence and notes are the user's; everything else the card 
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import gradio as gr
@@ -15,6 +16,8 @@ from charllm.data.errors import Text, UserError
 from charllm.ui.judge_html import SHARED, Panel
 from charllm.ui.page import Page, banner, profile_choices
 from charllm.ui.words import language_of, say, t, warn
+
+SPREAD = "(text) => (text ? JSON.parse(text).slice(1) : [null, '', '', ''])"
 
 
 def body(markdown: str) -> str:
@@ -47,14 +50,18 @@ def build(page: Page, chosen: gr.Textbox) -> Panel:
         with gr.Column(scale=7, min_width=460):
             view = gr.Markdown("", elem_id="data-card-view", sanitize_html=True)
 
+    # What is stored comes as one text, and the fields follow it only when it has changed: a page
+    # is refreshed for many reasons, and none of them may undo what is being typed.
+    stored = gr.Textbox("", visible="hidden")
+    fields = [profile, language, licence, notes]
+
     def shown(name: str, request: gr.Request) -> list[Any]:
         card = load(page.paths, name).card
         nobody = (say(Text("(none)", "（なし）"), request), "")
+        values = [name, card.profile, card.language, card.licence, card.notes]
         return [
-            gr.Dropdown([nobody, *profile_choices(page.paths)], value=card.profile),
-            card.language,
-            card.licence,
-            card.notes,
+            gr.Dropdown([nobody, *profile_choices(page.paths)]),
+            json.dumps(values, ensure_ascii=False),
             body(as_markdown(card, language_of(request))),
             "",
         ]
@@ -65,21 +72,21 @@ def build(page: Page, chosen: gr.Textbox) -> Panel:
                 return shown(name, request)
         except UserError as error:
             warn(error, request)
-        return [gr.Dropdown([], value=None), "", "", "", "", ""]
+        return [gr.skip(), "", "", ""]
 
     def keep(
         name: str | None, slug: str | None, spoken: str, terms: str, said: str, request: gr.Request
     ) -> Any:
         if not name:
-            return [gr.skip()] * 6
+            return [gr.skip()] * 4
         try:
             describe(page.paths, name, profile=slug, language=spoken, licence=terms, notes=said)
         except UserError as error:
-            return [*[gr.skip()] * 5, banner(error.in_(language_of(request)), "bad")]
+            return [*[gr.skip()] * 3, banner(error.in_(language_of(request)), "bad")]
         done = banner(say(Text("Saved", "保存しました"), request), "good")
         return [*shown(name, request)[:-1], done]
 
-    fields = [profile, language, licence, notes]
-    outputs = [*fields, view, status]
+    outputs = [profile, stored, view, status]
+    stored.change(None, stored, fields, js=SPREAD)
     save.click(keep, [chosen, *fields], outputs, **SHARED)
     return Panel(look, [chosen], outputs)
