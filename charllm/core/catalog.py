@@ -345,7 +345,7 @@ def memory_estimate(
     weights = 2.0 * embedding + (0.516 if nf4 else info.weight_bytes) * inner
     parts = {"weights": weights * (parents + 1 if task == "merge-dense" else 1)}
     if trains:
-        parts["adapter and optimizer"] = 16.0 * _lora_parameters(info, rank)
+        parts["adapter and optimizer"] = 16.0 * lora_parameters(info, rank)
         saves = task == "qlora" if checkpointing is None else checkpointing
         layer = 48.0 * info.hidden * tokens
         parts["activations"] = (
@@ -354,13 +354,13 @@ def memory_estimate(
     else:
         parts["cache"] = 4.0 * info.layers * info.kv * tokens
     if task == "merge-adapter":
-        parts["adapters"] = 2.0 * _lora_parameters(info, rank) * parents
+        parts["adapters"] = 2.0 * lora_parameters(info, rank) * parents
     parts["logits"] = 6.0 * info.vocab * (tokens if trains else rows)
     parts["runtime"] = 1e9
     return MemoryEstimate(task=task, parts={k: round(v / 1e9, 3) for k, v in parts.items()})
 
 
-def _lora_parameters(info: ModelInfo, rank: int) -> int:
+def lora_parameters(info: ModelInfo, rank: int) -> int:
     """Of all linear layers; queries and outputs counted as hidden × hidden."""
     square, keys = 4 * info.hidden, 2 * (info.hidden + info.kv)
     return rank * info.layers * (square + keys + 3 * (info.hidden + info.ffn))

@@ -1,0 +1,193 @@
+"""What memory a training run will take at its peak, before it starts, and what would make it fit.
+
+An estimate from the model's shape and the longest batch; the sizes it is made of were compared
+with measured peaks (``benchmarks/train_memory.py``). It loads no model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from charllm.core.catalog import ModelInfo, find_model, lora_parameters
+from charllm.core.training_config import TrainConfig
+from charllm.data.config import Paths
+from charllm.data.errors import Text
+
+if TYPE_CHECKING:
+    from charllm.core.training_data import Material
+    from charllm.data.prompts import Row
+
+PARTS = {
+    "weights": Text("Weights of the base", "ベースの重み"),
+    "adapter": Text("Adapter, its gradients and moments", "アダプターと勾配・モーメント"),
+    "activations": Text("Activations of the longest batch", "最長バッチの活性値"),
+    "logits": Text("Scores over the vocabulary", "語彙全体のスコア"),
+    "runtime": Text("Runtime and libraries", "ランタイムとライブラリ"),
+}
+RUNTIME = {"cuda": 0.6, "cpu": 1.3}
+"""GB: a CUDA context with its kernels; Python with torch, transformers and trl."""
+NF4 = 0.516
+"""Bytes of a weight in NF4 with double quantisation (QLoRA, arXiv 2305.14314)."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Settings to change so that the run fits, and what it then takes."""
+
+    changes: dict[str, Any]
+    total_gb: float
+
+
+@dataclass(frozen=True)
+class MemoryQuote:
+    """Peak memory in GB (10⁹ bytes) by part (names in ``PARTS``), on "cuda" or "cpu".
+
+    ``available_gb`` is what is free there now, or the limit that was set; ``fits`` leaves none to
+    spare. ``tokens`` of the longest batch. ``measures``, smallest change first, where it does not.
+    """
+
+    device: str
+    parts: dict[str, float]
+    available_gb: float
+    tokens: int
+    measures: tuple[Fit, ...] = ()
+
+    @property
+    def total_gb(self) -> float:
+        return round(sum(self.parts.values()), 2)
+
+    @property
+    def fits(self) -> bool:
+        return self.total_gb <= self.available_gb
+
+
+@dataclass(frozen=True)
+class BatchShape:
+    """Of the longest batch: tokens computed, tokens learnt, tokens of its longest row."""
+
+    tokens: int
+    learnt: int
+    longest: int
+
+
+def quote(config: TrainConfig, paths: Paths, material: Material | None = None) -> MemoryQuote:
+    """The peak of this run; without ``material`` every row is taken as ``max_length`` tokens long.
+
+    ``UserError`` where the base's shape is not known.
+    """
+    del paths  # bases are found by their name; where weights lie does not matter here
+    device, free = _device()
+    available = min(free, config.memory_gb) if config.memory_gb and device == "cuda" else free
+    info = find_model(config.base)
+    rows = (material.rows, material.held_out_rows) if material else None
+
+    def need(settings: TrainConfig) -> tuple[dict[str, float], int]:
+        shape = batch_shape(settings, rows)
+        return parts(settings, info, shape, device), shape.tokens
+
+    needed, tokens = need(config)
+    made = MemoryQuote(device, needed, round(available, 2), tokens)
+    if made.fits:
+        return made
+    fits = []
+    for changes in _changes(config, device):
+        total = round(sum(need(config.model_copy(update=changes))[0].values()), 2)
+        if total <= available:
+            fits.append(Fit(changes, total))
+    return MemoryQuote(device, needed, round(available, 2), tokens, tuple(fits[:3]))
+
+
+def batch_shape(
+    config: TrainConfig, rows: tuple[Sequence[Row], Sequence[Row]] | None
+) -> BatchShape:
+    """The longest batch that may come: the longest rows of a part together, in any order."""
+    if rows is None or not any(rows):
+        return BatchShape(
+            config.batch_size * config.max_length,
+            config.batch_size * config.max_length // 4,
+            config.max_length,
+        )
+    return max((_longest(config, part) for part in rows if part), key=lambda shape: shape.tokens)
+
+
+def _longest(config: TrainConfig, rows: Sequence[Row]) -> BatchShape:
+    from charllm.core.training_shared import common_prefix
+
+    worst = sorted(rows, key=lambda row: -len(row.input_ids))[: config.batch_size]
+    lengths = [len(row.input_ids) for row in worst]
+    learnt = sum(label != -100 for row in worst for label in row.labels)
+    prefix = common_prefix(worst) if config.share_prefix else 0
+    tokens = prefix + sum(n - prefix for n in lengths) if prefix else len(worst) * lengths[0]
+    return BatchShape(tokens, learnt, lengths[0])
+
+
+def parts(config: TrainConfig, info: ModelInfo, shape: BatchShape, device: str) -> dict[str, float]:
+    """GB by part.
+
+    - Weights: 2 bytes each; in NF4 those of the layers 0.516, and the largest matrix once more in
+      16 bits, twice, while it is unpacked.
+    - Adapter: weight, gradient and two moments in fp32, 16 bytes a parameter.
+    - Activations that are kept for the way back: 22 · hidden + 8 · ffn bytes a layer and token,
+      which is what a gated feed-forward layer with adapters on all linear layers keeps in bf16;
+      with checkpointing 2 · hidden a layer and token, and one layer in full.
+    - Scores: bf16, fp32 and their gradient for learnt tokens only, 12 bytes an entry.
+    """
+    embedding = info.vocab * info.hidden * (1 if info.tied else 2)
+    inner = info.parameters - embedding
+    weights = 2.0 * embedding + info.weight_bytes * inner
+    if config.quantization == "nf4":
+        weights = 2.0 * embedding + NF4 * inner + 4.0 * info.hidden * info.ffn
+    kept = (22.0 * info.hidden + 8.0 * info.ffn) * shape.tokens
+    activations = kept * info.layers
+    if config.gradient_checkpointing:
+        activations = 2.0 * info.hidden * shape.tokens * info.layers + kept
+    sizes = {
+        "weights": weights,
+        "adapter": 16.0 * lora_parameters(info, config.r),
+        "activations": activations,
+        "logits": 12.0 * info.vocab * shape.learnt,
+        "runtime": RUNTIME[device] * 1e9,
+    }
+    return {name: round(size / 1e9, 3) for name, size in sizes.items()}
+
+
+def _changes(config: TrainConfig, device: str) -> Iterator[dict[str, Any]]:
+    """What a user may change without changing what is learnt, alone and then together."""
+    halves: list[dict[str, Any]] = []
+    batch, accumulate = config.batch_size, config.accumulate
+    while batch > 1:
+        batch, accumulate = (batch + 1) // 2, accumulate * 2
+        halves.append({"batch_size": batch, "accumulate": accumulate})
+    fewer = halves or [{}]
+    packed: list[dict[str, Any]] = []
+    if device == "cuda" and config.quantization == "none":
+        packed.append({"quantization": "nf4"})
+    saving: list[dict[str, Any]] = []
+    if not config.gradient_checkpointing:
+        saving.append({"gradient_checkpointing": True})
+    yield from halves
+    yield from packed
+    yield from saving
+    for one in packed:
+        for other in [*halves, *saving]:
+            yield {**one, **other}
+    for half in fewer:
+        for one in saving:
+            yield {**half, **one}
+            for other in packed:
+                yield {**half, **one, **other}
+
+
+def _device() -> tuple[str, float]:
+    """The device a run would take and its free memory in GB; asked without loading torch twice."""
+    from charllm.core.models import pick_device
+
+    if pick_device() == "cuda":
+        import torch
+
+        return "cuda", torch.cuda.mem_get_info()[0] / 1e9
+    import psutil
+
+    return "cpu", psutil.virtual_memory().available / 1e9
