@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import os
 import shutil
+import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,6 +33,8 @@ from charllm.data.files import read_json, write_json
 from charllm.data.profile import Profile, save_profile
 from charllm.data.progress import Stopped, StopRequest
 from charllm.data.prompts import get_template
+from charllm.services import jobs
+from charllm.services.runs import Run
 
 FACTS = ("名前は花。", "年齢は17歳。", "母の名前は雪。", "好きな色は青。", "犬を飼っている。")
 
@@ -268,7 +274,13 @@ def test_a_run_publishes_a_small_adapter_that_peft_loads(home: Paths, train: Tra
     assert steps == list(range(1, 21)) and metrics[-1]["total"] == 20
     assert all({"lr", "grad_norm", "epoch"} <= m.keys() for m in metrics if "loss" in m)
     assert len([m for m in metrics if "eval_loss" in m]) == 5
-    assert listener.of("samples")[0]["samples"] == card["samples"]
+    asked = listener.of("samples")
+    assert asked[-1]["samples"] == card["samples"] and asked[-1]["stopped"] == card["stopped"]
+    assert [round(event["epoch"]) for event in asked] == [1, 2, 3, 4], "asked at each evaluation"
+    assert all({"gate", "style", "stopped"} <= sample.keys() for sample in card["samples"])
+    speeds = [m["tokens_per_second"] for m in metrics if "tokens_per_second" in m]
+    assert len(speeds) == 20 - 4 and min(speeds) > 0, "the first step of an epoch has no speed"
+    assert all(0.1 < m["memory_gb"] < 50 for m in metrics if "loss" in m)
     assert listener.of("data")[0]["dialogues"] == 18
 
 
@@ -361,6 +373,45 @@ def test_the_compact_head_changes_nothing(
     assert any("compact head is not known" in line for line in slow.lines)
     one, two = weights(home, "hana-one"), weights(home, "hana-two")
     assert all((one[name] == two[name]).all() for name in one)
+
+
+def test_every_question_is_asked_once_at_the_end_where_no_epoch_asks(train: Train) -> None:
+    listener = Listener()
+    train(listener, sample_each_epoch=False)
+    assert len(listener.of("samples")) == 1
+
+
+def test_killed_at_any_moment_it_ends_in_the_same_weights(home: Paths, train: Train) -> None:
+    """kill -9 of the real process, twice, at steps that nobody chose; then to the end."""
+    expected = train(Listener(), folder="whole", name="hana-whole", epochs=4)
+    run = jobs.submit(home, "train", "hana-one", config(home, epochs=4, threads=1))
+    for after in (2, 9):
+        jobs.tick(home)
+        _kill_after_step(home, run, after)
+        jobs.resume(home, run)
+    assert jobs.follow(home, run).status().state == "done", run.log_tail(2000)
+    assert run.result()["held_out_loss"] == expected["held_out_loss"]
+    one, two = weights(home, "hana-one"), weights(home, "hana-whole")
+    assert all((one[name] == two[name]).all() for name in one)
+
+
+def _kill_after_step(home: Paths, run: Run, step: int) -> None:
+    deadline = time.monotonic() + 120
+    while not any(e.kind == "metric" and e.data["step"] >= step for e in run.events()):
+        assert time.monotonic() < deadline and not run.status().ended_, run.log_tail(2000)
+        time.sleep(0.01)
+    pid = run.stored_status().pid
+    assert pid
+    os.kill(pid, signal.SIGKILL)
+    while not run.status().ended_:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("trackio") is None, reason="trackio is optional")
+def test_trackio_gets_the_curves_and_keeps_them_here(home: Paths, train: Train) -> None:
+    train(Listener(), report_to="trackio")
+    assert any((home.workspace / "trackio").rglob("*.db"))
 
 
 # ── refusals ──────────────────────────────────────────────────────────────────────────────────────

@@ -1,7 +1,7 @@
 """Where models lie on disk, whether they are whole, and what identifies their weights.
 
-Only safetensors are read, and GGUF by way of a conversion; never a pickle, never code from a
-model's folder. It loads no weights and imports no torch.
+Only safetensors are read, and GGUF by way of a conversion; never a pickle, and no code from a
+model's folder unless the user has said so for that model. It loads no weights and imports no torch.
 """
 
 from __future__ import annotations
@@ -158,6 +158,28 @@ def check_folder(folder: Path) -> Path:
             f"{', '.join(missing)}。ダウンロードか変換をやり直してください。",
         )
     return folder
+
+
+# What a configuration says of the model's limits
+
+
+def context_length(folder: Path) -> int | None:
+    """Tokens that the model takes at most, by its configuration; None where it does not say."""
+    found = _language_config(folder).get("max_position_embeddings")
+    return found if isinstance(found, int) and found > 0 else None
+
+
+def vocabulary_size(folder: Path) -> int | None:
+    """How many tokens the model has weights for; None where its configuration does not say."""
+    found = _language_config(folder).get("vocab_size")
+    return found if isinstance(found, int) and found > 0 else None
+
+
+def _language_config(folder: Path) -> dict[str, Any]:
+    """The part of config.json about text; models with eyes or ears keep it apart."""
+    whole = read_json(folder / "config.json")
+    inner = whole.get("text_config")
+    return inner if isinstance(inner, dict) else whole
 
 
 # The hub

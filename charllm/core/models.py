@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from charllm.core.conversion import ModelConfig, convert_embedded, convert_gguf, run_model
 from charllm.core.described import parameters
+from charllm.core.model_code import check_code, code_allowed, needs_code
 from charllm.core.model_files import (
     check_folder,
     converted_folder,
@@ -51,7 +52,10 @@ def pick_device() -> Literal["cuda", "cpu"]:
 
 
 def load_tokenizer(folder: Path) -> Any:
-    """The tokenizer of a model's folder; ``UserError`` where it has none that can be read."""
+    """The tokenizer of a model's folder; ``UserError`` where it has none that can be read.
+
+    One that needs code of its own is refused unless the user allowed it for this model.
+    """
     from transformers import AutoTokenizer
 
     if not (folder / "tokenizer.json").is_file() and not (folder / "tokenizer.model").is_file():
@@ -59,7 +63,13 @@ def load_tokenizer(folder: Path) -> Any:
             f"{folder} has no tokenizer.json or tokenizer.model.",
             f"{folder} に tokenizer.json も tokenizer.model もありません。",
         )
-    return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    allowed = code_allowed(folder)
+    try:
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=allowed)
+    except ValueError as error:
+        if "trust_remote_code" not in str(error):
+            raise
+        raise needs_code(folder) from error
 
 
 def load_model(
@@ -68,17 +78,19 @@ def load_model(
     """The causal LM in evaluation mode, 16-bit or NF4.
 
     ``UserError`` where the folder is incomplete, memory does not suffice, the device is not there,
-    or the weights are quantised in a way that this installation cannot read. NF4 on a CPU is for
-    asking only: trained after a forward pass, its gradients are wrong.
+    the weights are quantised in a way that this installation cannot read, or the model needs code
+    of its own. NF4 on a CPU is for asking only: trained after a forward pass, its gradients are
+    wrong.
     """
     import torch
     from transformers import AutoModelForCausalLM
 
     check_folder(folder)
+    check_code(folder)
     place = _place(device)
     _check_stored(folder, quantization)
     _check_memory(folder, quantization, place)
-    options: dict[str, Any] = {"dtype": torch.bfloat16, "trust_remote_code": False}
+    options: dict[str, Any] = {"dtype": torch.bfloat16, "trust_remote_code": code_allowed(folder)}
     if quantization == "nf4":
         from transformers import BitsAndBytesConfig
 

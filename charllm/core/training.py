@@ -8,14 +8,16 @@ not know who started the run: it reports, asks whether to stop, and resumes from
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from charllm.core.training_config import TrainConfig
 from charllm.core.training_data import Material, leaks, prepare
+from charllm.core.training_memory import explained_memory, limit_memory, quote
 from charllm.core.training_samples import sample_replies
+from charllm.core.training_start import check_start
 from charllm.data.config import Paths
 from charllm.data.errors import Text, UserError
 from charllm.data.files import read_json, write_json
@@ -33,44 +35,44 @@ def run_train(
     A stop request ends the run with ``Stopped`` and nothing published: "save" leaves a checkpoint
     in ``folder`` from which the next call goes on to the same weights; "cancel" leaves none.
     """
-    from charllm.core.training_card import publish
+    check_start(config, paths)
+    if config.backend == "openai":
+        from charllm.core.training_remote import run_remote
 
-    _check_start(config, paths)
+        return run_remote(config, reporter, folder, paths)
     _set_threads(config.threads)
     reporter.progress(0, 1, Text("preparing the data", "データを準備しています"))
     material = prepare(config, paths)
     _tell(material, reporter)
+    estimate = quote(config, paths, material)
+    reporter.event("memory", device=estimate.device, parts=estimate.parts, tokens=estimate.tokens)
+    with explained_memory(config, paths, material):
+        return _train(config, material, reporter, folder, paths)
+
+
+def _train(
+    config: TrainConfig, material: Material, reporter: Reporter, folder: Path, paths: Paths
+) -> dict[str, Any]:
+    from charllm.core.judging.score import style_scorer
+    from charllm.core.training_card import publish
+    from charllm.core.training_watch import tell_samples
+
+    scorer = style_scorer(paths, material.profile)
+
+    def sample(model: Any) -> list[dict[str, Any]]:
+        return sample_replies(model, material, scorer)
+
     reporter.progress(0, 1, Text("loading the base model", "ベースモデルを読み込んでいます"))
-    trainer, watch = make_trainer(config, material, reporter, folder, paths)
+    trainer, watch = make_trainer(config, material, reporter, folder, paths, sample)
     with _compact_head(trainer, reporter):
         watch.run(trainer, _resume_from(config, material, folder))
     watch.settle(trainer.model)
     reporter.progress(1, 1, Text("asking sample questions", "サンプルの質問をしています"))
-    samples = sample_replies(trainer.model, material)
-    reporter.event("samples", epoch=config.epochs, samples=samples)
+    samples = sample(trainer.model)
+    tell_samples(reporter, config.epochs, samples)
     if reporter.stop_requested() == "cancel":
         raise Stopped
     return publish(config, material, trainer, watch, samples, paths)
-
-
-def _check_start(config: TrainConfig, paths: Paths) -> None:
-    """Everything that can be refused before a model is loaded."""
-    from charllm.core.models import pick_device
-
-    if config.quantization == "nf4" and pick_device() != "cuda":
-        raise UserError(
-            "Training on 4-bit weights needs a CUDA device: on a CPU its gradients are wrong. "
-            "Set quantization to none.",
-            "4ビットでの学習には CUDA のデバイスが必要です（CPU では勾配が正しくなりません）。"
-            "quantization を none にしてください。",
-        )
-    target = paths.checkpoints / config.name
-    if target.exists() and not config.replace:
-        raise UserError(
-            f"There is a checkpoint {config.name!r} already. Choose another name, or set replace.",
-            f"チェックポイント「{config.name}」はすでにあります。別の名前にするか、"
-            "replace を指定してください。",
-        )
 
 
 def _set_threads(threads: int) -> None:
@@ -103,7 +105,12 @@ def _tell(material: Material, reporter: Reporter) -> None:
 
 
 def make_trainer(
-    config: TrainConfig, material: Material, reporter: Reporter, folder: Path, paths: Paths
+    config: TrainConfig,
+    material: Material,
+    reporter: Reporter,
+    folder: Path,
+    paths: Paths,
+    sample: Callable[[Any], list[dict[str, Any]]],
 ) -> tuple[Any, Any]:
     """trl's trainer over the token rows as they are, and the watch that reports and stops."""
     from datasets import Dataset  # type: ignore[attr-defined]  # our folder of that name hides it
@@ -116,8 +123,10 @@ def make_trainer(
     from charllm.core.training_watch import Watch
 
     set_seed(config.seed)
+    limit_memory(config.memory_gb)
     model = load_model(model_folder(paths, config.base), quantization=config.quantization)
-    watch = Watch(config, reporter, folder, lambda tuned: sample_replies(tuned, material))
+    row_tokens = sum(len(row.input_ids) for row in material.rows) / len(material.rows)
+    watch = Watch(config, reporter, folder, sample, row_tokens)
     modules = config.target_modules
     train, held_out = (
         Dataset.from_list([_columns(row) for row in rows]) if rows else None
@@ -127,7 +136,7 @@ def make_trainer(
     reporter.event("batches", shared_prefix=shares)
     trainer = (shared_trainer() if shares else SFTTrainer)(
         model=model,
-        args=_arguments(config, folder, bool(material.held_out), str(model.device)),
+        args=_arguments(config, folder, bool(material.held_out), str(model.device), paths),
         train_dataset=train,
         eval_dataset=held_out,
         processing_class=material.tokenizer,
@@ -149,9 +158,17 @@ def _columns(row: Row) -> dict[str, list[int]]:
     return {"input_ids": list(row.input_ids), "labels": list(row.labels)}
 
 
-def _arguments(config: TrainConfig, folder: Path, evaluates: bool, device: str) -> Any:
+def _arguments(
+    config: TrainConfig, folder: Path, evaluates: bool, device: str, paths: Paths
+) -> Any:
     """Every default of trl that matters is named: it would checkpoint, cut at 1,024, use bf16."""
     from trl import SFTConfig
+
+    if config.report_to == "trackio":
+        os.environ.setdefault("TRACKIO_DIR", str(paths.workspace / "trackio"))
+    if config.report_to == "wandb":
+        os.environ.setdefault("WANDB_PROJECT", "charllm")
+        os.environ.setdefault("WANDB_DIR", str(folder))
 
     cuda = device.startswith("cuda")
     return SFTConfig(
@@ -181,7 +198,10 @@ def _arguments(config: TrainConfig, folder: Path, evaluates: bool, device: str) 
         save_strategy="steps",
         save_steps=config.save_steps,
         save_total_limit=2,
-        report_to=[],
+        report_to=[] if config.report_to == "none" else [config.report_to],
+        run_name=folder.name,
+        project="charllm",
+        trackio_static_space_id=False,  # its curves stay on this machine
         disable_tqdm=True,
         dataloader_num_workers=0,
         dataloader_pin_memory=cuda,

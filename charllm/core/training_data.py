@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from charllm.core.training_config import Half, Question, TrainConfig
+from charllm.core.training_limits import NO_LIMITS, Limits, check_ids, check_lengths, limits_of
 from charllm.data.config import Paths
 from charllm.data.dialogue import Dialogue, data_hash, dataset_path, load_dialogues
 from charllm.data.errors import Language, UserError
@@ -22,6 +23,7 @@ from charllm.data.prompts import (
     Template,
     build_messages,
     check_rows,
+    end_id,
     get_template,
     labelled_row,
 )
@@ -118,28 +120,17 @@ def build_rows(
     *,
     language: Language | None = None,
     max_length: int,
+    limits: Limits = NO_LIMITS,
 ) -> list[Row]:
     """Token rows with labels, checked: only the reply and its one end token are learnt.
 
-    ``UserError`` names the dialogues that are longer than ``max_length`` tokens (cut, they would
-    lose the end token), or what is wrong with the labels.
+    ``UserError`` names the dialogues that are longer than ``max_length`` tokens or than ``limits``
+    allow (cut, they would lose the end token), or what is wrong with the labels.
     """
     rows = [_row(example, profile, template, tokenizer, language) for example in examples]
-    long = [
-        (example.dialogue.id, len(row.input_ids))
-        for example, row in zip(examples, rows, strict=True)
-        if len(row.input_ids) > max_length
-    ]
-    if long:
-        names = ", ".join(f"{name} ({n})" for name, n in long[:5])
-        raise UserError(
-            f"{len(long)} of {len(rows)} dialogues are longer than max_length = {max_length} "
-            f"tokens: {names}. Cut, they would lose their end token: raise max_length or shorten "
-            "them.",
-            f"{len(rows)} 件中 {len(long)} 件の会話が max_length = {max_length} トークンを"
-            f"超えています: {names}。途中で切ると終了トークンが失われるため、max_length を"
-            "大きくするか、会話を短くしてください。",
-        )
+    names = [example.dialogue.id for example in examples]
+    check_lengths(rows, names, max_length, limits)
+    check_ids(rows, limits, tokenizer)
     check_rows(rows, template, tokenizer)
     return rows
 
@@ -203,11 +194,11 @@ def prepare(config: TrainConfig, paths: Paths) -> Material:
     from charllm.core.models import load_tokenizer, model_folder, weights_hash
 
     profile = load_profile(paths, config.profile)
-    dialogues = load_dialogues(dataset_path(paths, config.dataset))
-    train, held_out = split_dialogues(dialogues, config.half, config.held_out, config.split_seed)
+    train, held_out = _split(config, paths)
     folder = model_folder(paths, config.base)
-    tokenizer = load_tokenizer(folder)
+    limits = limits_of(folder)
     template = get_template(template_for(config, profile))
+    tokenizer = _with_pad(load_tokenizer(folder), template)
 
     def rows(part: Sequence[Dialogue], draws: int = 1) -> list[Row]:
         examples = choose_facts(part, profile, config.rag_share, config.split_seed, draws)
@@ -218,6 +209,7 @@ def prepare(config: TrainConfig, paths: Paths) -> Material:
             tokenizer,
             language=config.prompt_language,
             max_length=config.max_length,
+            limits=limits,
         )
 
     questions = config.samples or [Question(text=d.question, facts=d.facts) for d in held_out]
@@ -232,6 +224,38 @@ def prepare(config: TrainConfig, paths: Paths) -> Material:
         questions[:SAMPLES],
         weights_hash(folder),
     )
+
+
+def _split(config: TrainConfig, paths: Paths) -> tuple[list[Dialogue], list[Dialogue]]:
+    """The dataset's dialogues ``(training, held out)``; ``UserError`` where they do not suffice."""
+    file = dataset_path(paths, config.dataset)
+    dialogues = load_dialogues(file)
+    if not dialogues:
+        raise UserError(
+            f"{file} holds no dialogues. Import some in the Data tab, or name another dataset.",
+            f"{file} に会話がありません。「データ」タブで読み込むか、別のデータセットを選んで"
+            "ください。",
+        )
+    train, held_out = split_dialogues(dialogues, config.half, config.held_out, config.split_seed)
+    if config.keep == "best" and not held_out:
+        raise UserError(
+            f"Of {len(dialogues)} dialogues a held_out share of {config.held_out} leaves none, so "
+            "the best epoch cannot be told: set keep to last, raise held_out, or add dialogues.",
+            f"会話が {len(dialogues)} 件で held_out が {config.held_out} では評価用の会話が残らず、"
+            "最良のエポックを選べません。keep を last にするか、held_out を大きくするか、"
+            "会話を増やしてください。",
+        )
+    return train, held_out
+
+
+def _with_pad(tokenizer: Any, template: Template) -> Any:
+    """The tokenizer with a token to pad with: its own, else the end token.
+
+    What is padded is never learnt by its label, so that the end token loses nothing by it.
+    """
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(end_id(template, tokenizer))
+    return tokenizer
 
 
 def template_for(config: TrainConfig, profile: Profile) -> str:

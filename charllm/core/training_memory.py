@@ -7,13 +7,14 @@ with measured peaks (``benchmarks/train_memory.py``). It loads no model.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from charllm.core.catalog import ModelInfo, find_model, lora_parameters
 from charllm.core.training_config import TrainConfig
 from charllm.data.config import Paths
-from charllm.data.errors import Text
+from charllm.data.errors import Text, UserError
 
 if TYPE_CHECKING:
     from charllm.core.training_data import Material
@@ -92,10 +93,12 @@ def quote(config: TrainConfig, paths: Paths, material: Material | None = None) -
     if made.fits:
         return made
     fits = []
-    for changes in _changes(config, device):
-        total = round(sum(need(config.model_copy(update=changes))[0].values()), 2)
-        if total <= available:
-            fits.append(Fit(changes, total))
+    for kind in _changes(config, device):
+        for changes in kind:
+            total = round(sum(need(config.model_copy(update=changes))[0].values()), 2)
+            if total <= available:
+                fits.append(Fit(changes, total))
+                break
     return MemoryQuote(device, needed, round(available, 2), tokens, tuple(fits[:3]))
 
 
@@ -153,31 +156,70 @@ def parts(config: TrainConfig, info: ModelInfo, shape: BatchShape, device: str) 
     return {name: round(size / 1e9, 3) for name, size in sizes.items()}
 
 
-def _changes(config: TrainConfig, device: str) -> Iterator[dict[str, Any]]:
-    """What a user may change without changing what is learnt, alone and then together."""
+def _changes(config: TrainConfig, device: str) -> list[list[dict[str, Any]]]:
+    """What may be changed without changing what is learnt: by kind, the smallest change first."""
     halves: list[dict[str, Any]] = []
     batch, accumulate = config.batch_size, config.accumulate
     while batch > 1:
         batch, accumulate = (batch + 1) // 2, accumulate * 2
         halves.append({"batch_size": batch, "accumulate": accumulate})
-    fewer = halves or [{}]
     packed: list[dict[str, Any]] = []
     if device == "cuda" and config.quantization == "none":
         packed.append({"quantization": "nf4"})
     saving: list[dict[str, Any]] = []
     if not config.gradient_checkpointing:
         saving.append({"gradient_checkpointing": True})
-    yield from halves
-    yield from packed
-    yield from saving
-    for one in packed:
-        for other in [*halves, *saving]:
-            yield {**one, **other}
-    for half in fewer:
-        for one in saving:
-            yield {**half, **one}
-            for other in packed:
-                yield {**half, **one, **other}
+    pairs = [(packed, halves), (packed, saving), (saving, halves)]
+    together = [[{**one, **other} for one in a for other in b] for a, b in pairs]
+    everything = [{**one, **two, **three} for one in packed for two in saving for three in halves]
+    return [halves, packed, saving, *together, everything]
+
+
+def limit_memory(gb: float) -> None:
+    """Let PyTorch take at most ``gb`` on the CUDA device; 0 or no such device: as before."""
+    import torch
+
+    if gb and torch.cuda.is_available():
+        whole = torch.cuda.get_device_properties(0).total_memory / 1e9
+        torch.cuda.set_per_process_memory_fraction(min(1.0, gb / whole))
+
+
+@contextmanager
+def explained_memory(config: TrainConfig, paths: Paths, material: Material) -> Iterator[None]:
+    """Turns "out of memory" into a ``UserError`` that names the settings to change."""
+    import torch
+
+    try:
+        yield
+    except (torch.cuda.OutOfMemoryError, MemoryError) as error:
+        raise _too_little(config, paths, material) from error
+    except RuntimeError as error:  # what PyTorch raises where the CPU's memory is at its end
+        if "not enough memory" not in str(error):
+            raise
+        raise _too_little(config, paths, material) from error
+
+
+def _too_little(config: TrainConfig, paths: Paths, material: Material) -> UserError:
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    made = quote(config, paths, material)
+    halved = {"batch_size": max(1, config.batch_size // 2), "accumulate": config.accumulate * 2}
+    changes = made.measures[0].changes if made.measures else halved
+    words = ", ".join(f"{name}: {value}" for name, value in changes.items())
+    others = "; ".join(
+        ", ".join(f"{name}: {value}" for name, value in fit.changes.items())
+        for fit in made.measures[1:]
+    )
+    return UserError(
+        f"The memory did not suffice. Start again with {words}"
+        f"{f' (or with {others})' if others else ''}: what is learnt stays the same. "
+        "End what else uses the memory, the chat's models included.",
+        f"メモリーが足りませんでした。{words} に変えて開始し直してください"
+        f"{f'（または {others}）' if others else ''}。学習の内容は変わりません。"
+        "チャットのモデルなど、メモリーを使っているほかの処理は終えてください。",
+    )
 
 
 def _device() -> tuple[str, float]:

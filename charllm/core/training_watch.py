@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,9 @@ from charllm.data.progress import Reporter, Stopped, StopRequest
 
 if TYPE_CHECKING:
     from charllm.core.training_config import TrainConfig
+
+SPEED_STEPS = 10
+"""Speed is the mean over so many steps."""
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
@@ -38,7 +42,11 @@ def newest_checkpoint(folder: Path) -> Path | None:
 
 
 class Watch(TrainerCallback):
-    """Listens to the trainer. ``seconds`` counts training over all sessions of the run."""
+    """Listens to the trainer. ``seconds`` counts training over all sessions of the run.
+
+    ``row_tokens`` is the mean length of a row: speed is told in tokens of rows, so that a shared
+    prefix shows as speed and not as fewer tokens.
+    """
 
     def __init__(
         self,
@@ -46,15 +54,18 @@ class Watch(TrainerCallback):
         reporter: Reporter,
         folder: Path,
         sample: Callable[[Any], list[dict[str, Any]]],
+        row_tokens: float,
     ) -> None:
         self.config = config
         self.reporter = reporter
         self.folder = folder / "trainer"
         self.sample = sample
+        self.row_tokens = row_tokens
         self.stop: StopRequest = ""
         self.last_loss = float("nan")
         self._started = time.monotonic()
         self._before = 0.0
+        self._steps: deque[float] = deque(maxlen=SPEED_STEPS + 1)
 
     @property
     def seconds(self) -> float:
@@ -93,6 +104,17 @@ class Watch(TrainerCallback):
             rows.append(_epoch(float(trainer.state.epoch or 0), seen, None))
         return rows
 
+    @staticmethod
+    def curve(trainer: Any) -> list[dict[str, float]]:
+        """``{step, epoch, loss, lr, grad_norm}`` of every step, over all sessions of the run."""
+        names = {"step": "step", "epoch": "epoch", "loss": "loss", "learning_rate": "lr"}
+        names["grad_norm"] = "grad_norm"
+        return [
+            {new: float(entry[old]) for old, new in names.items() if old in entry}
+            for entry in trainer.state.log_history
+            if "loss" in entry
+        ]
+
     def settle(self, model: Any) -> None:
         """Give ``model`` the weights that are published: the best epoch's if asked, in bfloat16.
 
@@ -120,9 +142,23 @@ class Watch(TrainerCallback):
             return
         self.last_loss = values.get("loss", self.last_loss)
         step = {"step": state.global_step, "total": state.max_steps, "epoch": state.epoch}
+        if "loss" in values:
+            values |= self._speed() | {"memory_gb": peak_memory_gb(args.device.type)}
         self.reporter.event("metric", **step, **values)
 
+    def _speed(self) -> dict[str, float]:
+        """Tokens a second over the last steps; nothing before there are two of them."""
+        if len(self._steps) < 2:
+            return {}
+        seconds = self._steps[-1] - self._steps[0]
+        rows = self.config.batch_size * self.config.accumulate * (len(self._steps) - 1)
+        return {"tokens_per_second": round(rows * self.row_tokens / max(seconds, 1e-6), 1)}
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._steps.clear()  # what lay between two epochs was no training
+
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._steps.append(time.monotonic())
         self.reporter.progress(
             state.global_step,
             state.max_steps,
@@ -150,9 +186,14 @@ class Watch(TrainerCallback):
     ) -> None:
         if self.config.keep == "best" and state.global_step:
             self._keep_if_best(state.global_step, float(metrics["eval_loss"]), model)
-        if self.config.sample_each_epoch and state.global_step:
-            samples = self.sample(model)
-            self.reporter.event("samples", epoch=state.epoch, samples=samples)
+        last = state.global_step >= state.max_steps  # what is published is asked anyway
+        if self.config.sample_each_epoch and state.global_step and not last:
+            self.reporter.progress(
+                state.global_step,
+                state.max_steps,
+                Text("asking sample questions", "サンプルの質問をしています"),
+            )
+            tell_samples(self.reporter, float(state.epoch or 0), self.sample(model))
 
     def _keep_if_best(self, step: int, loss: float, model: Any) -> None:
         from peft import get_peft_model_state_dict
@@ -167,6 +208,23 @@ class Watch(TrainerCallback):
             self.folder / file,
         )
         write_json(best, {"file": file, "loss": loss, "step": step})
+
+
+def tell_samples(reporter: Reporter, epoch: float, samples: list[dict[str, Any]]) -> None:
+    """The replies as an event, with how many of them ended by themselves."""
+    stopped = sum(sample["stopped"] for sample in samples)
+    reporter.event("samples", epoch=epoch, samples=samples, stopped=stopped)
+
+
+def peak_memory_gb(device: str) -> float:
+    """The most that this process has held so far, in GB: on CUDA by PyTorch, else resident."""
+    if device == "cuda":
+        import torch
+
+        return round(torch.cuda.max_memory_allocated() / 1e9, 3)
+    import psutil
+
+    return round(psutil.Process().memory_info().rss / 1e9, 3)
 
 
 def _epoch(epoch: float, seen: list[float], held_out: float | None) -> dict[str, float | None]:

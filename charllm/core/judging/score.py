@@ -188,6 +188,12 @@ def build_scorer(paths: Paths, profile: Profile, embedder: Embedder | None = Non
     )
 
 
+def style_scorer(paths: Paths, profile: Profile) -> Scorer:
+    """The scorer by gate, style and length alone: no embedder is loaded for it."""
+    unasked = Text("relevance was not asked for", "関連度は採点の対象外です")
+    return Scorer(profile, _style_model(paths, profile, _dialogues(paths, profile.slug)), unasked)
+
+
 def without_lines(paths: Paths, scorer: Scorer, lines: Collection[str]) -> Scorer:
     """``scorer`` as it would be had it never learnt ``lines``; itself where too few are left.
 
