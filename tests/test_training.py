@@ -414,6 +414,13 @@ def test_trackio_gets_the_curves_and_keeps_them_here(home: Paths, train: Train) 
     assert any((home.workspace / "trackio").rglob("*.db"))
 
 
+@pytest.mark.skipif(importlib.util.find_spec("wandb") is None, reason="wandb is optional")
+def test_wandb_gets_the_curves(home: Paths, train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    train(Listener(), report_to="wandb")
+    assert any((home.workspace / "run").rglob("*.wandb"))
+
+
 # ── refusals ──────────────────────────────────────────────────────────────────────────────────────
 
 
