@@ -41,6 +41,16 @@ SHAPES: dict[str, dict[str, Any]] = {
         "num_key_value_heads": 8,
         "vocab_size": 128256,
     },
+    "qwen-2-1.5b": {
+        "model_type": "qwen2",
+        "hidden_size": 1536,
+        "intermediate_size": 8960,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 12,
+        "num_key_value_heads": 2,
+        "vocab_size": 151936,
+        "tie_word_embeddings": True,
+    },
     "gemma-2-2b": {
         "model_type": "gemma2",
         "hidden_size": 2304,
@@ -53,12 +63,12 @@ SHAPES: dict[str, dict[str, Any]] = {
     },
 }
 RUNS: list[tuple[str, dict[str, Any]]] = [
-    ("llama-2-7b", {"batch_size": 32}),
-    ("llama-2-7b", {"batch_size": 8}),
+    ("llama-2-7b", {"batch_size": 64}),
     ("llama-2-7b", {"batch_size": 8, "share_prefix": False}),
     ("llama-2-7b", {"batch_size": 8, "share_prefix": False, "gradient_checkpointing": True}),
     ("llama-2-7b", {"batch_size": 8, "quantization": "none", "gradient_checkpointing": True}),
     ("llama-3-8b", {"batch_size": 16}),
+    ("qwen-2-1.5b", {"batch_size": 16, "quantization": "none"}),
     ("gemma-2-2b", {"batch_size": 16}),
 ]
 
@@ -90,7 +100,18 @@ def one_run(values: dict[str, Any], folder: Path) -> dict[str, Any]:
     from charllm.core.training_data import prepare
     from charllm.core.training_memory import quote
     from charllm.data.config import Paths
+    from charllm.data.errors import Text
     from charllm.data.progress import Silent
+
+    class Watcher(Silent):
+        """Notes the peak at each stage of the run."""
+
+        def __init__(self) -> None:
+            self.peaks: dict[str, float] = {}
+
+        def progress(self, done: float, total: float, message: Text) -> None:
+            stage = message.en if "step" not in message.en else "training"
+            self.peaks[stage] = round(torch.cuda.max_memory_allocated() / 1e9, 2)
 
     paths = Paths(folder / "root", folder / "workspace")
     for name in ("profiles", "datasets"):
@@ -102,7 +123,8 @@ def one_run(values: dict[str, Any], folder: Path) -> dict[str, Any]:
         config = config.model_copy(update=asked.measures[0].changes)
         asked = quote(config, paths, material)
     start = time.perf_counter()
-    result = run_train(config, Silent(), folder / "run", paths)
+    watcher = Watcher()
+    result = run_train(config, watcher, folder / "run", paths)
     free, whole = torch.cuda.mem_get_info()
     context = whole - free - torch.cuda.memory_reserved()
     peak = (torch.cuda.max_memory_allocated() + context) / 1e9
@@ -116,6 +138,7 @@ def one_run(values: dict[str, Any], folder: Path) -> dict[str, Any]:
         "context_gb": round(context / 1e9, 2),
         "quoted / peak": round(asked.total_gb / peak, 3),
         "parts": asked.parts,
+        "peaks_before": watcher.peaks,
         "held_out_loss": result["held_out_loss"],
         "train_seconds": result["seconds"],
         "seconds": round(time.perf_counter() - start, 1),

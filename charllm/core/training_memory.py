@@ -1,11 +1,12 @@
 """What memory a training run will take at its peak, before it starts, and what would make it fit.
 
-An estimate from the model's shape and the longest batch; the sizes it is made of were compared
+An estimate from the model's shape and the largest batch; the sizes it is made of were compared
 with measured peaks (``benchmarks/train_memory.py``). It loads no model.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,11 +24,11 @@ if TYPE_CHECKING:
 PARTS = {
     "weights": Text("Weights of the base", "ベースの重み"),
     "adapter": Text("Adapter, its gradients and moments", "アダプターと勾配・モーメント"),
-    "activations": Text("Activations of the longest batch", "最長バッチの活性値"),
+    "activations": Text("Activations of the largest batch", "最大のバッチの活性値"),
     "logits": Text("Scores over the vocabulary", "語彙全体のスコア"),
     "runtime": Text("Runtime and libraries", "ランタイムとライブラリ"),
 }
-RUNTIME = {"cuda": 0.6, "cpu": 1.3}
+RUNTIME = {"cuda": 1.4, "cpu": 1.3}
 """GB: a CUDA context with its kernels; Python with torch, transformers and trl."""
 NF4 = 0.516
 """Bytes of a weight in NF4 with double quantisation (QLoRA, arXiv 2305.14314)."""
@@ -46,7 +47,7 @@ class MemoryQuote:
     """Peak memory in GB (10⁹ bytes) by part (names in ``PARTS``), on "cuda" or "cpu".
 
     ``available_gb`` is what is free there now, or the limit that was set; ``fits`` leaves none to
-    spare. ``tokens`` of the longest batch. ``measures``, smallest change first, where it does not.
+    spare. ``tokens`` of the largest batch. ``measures``, smallest change first, where it does not.
     """
 
     device: str
@@ -66,11 +67,10 @@ class MemoryQuote:
 
 @dataclass(frozen=True)
 class BatchShape:
-    """Of the longest batch: tokens computed, tokens learnt, tokens of its longest row."""
+    """Of the largest batch: tokens that are computed, and tokens that are learnt."""
 
     tokens: int
     learnt: int
-    longest: int
 
 
 def quote(config: TrainConfig, paths: Paths, material: Material | None = None) -> MemoryQuote:
@@ -82,7 +82,7 @@ def quote(config: TrainConfig, paths: Paths, material: Material | None = None) -
     device, free = _device()
     available = min(free, config.memory_gb) if config.memory_gb and device == "cuda" else free
     info = find_model(config.base)
-    rows = (material.rows, material.held_out_rows) if material else None
+    rows = material.rows if material else None
 
     def need(settings: TrainConfig) -> tuple[dict[str, float], int]:
         shape = batch_shape(settings, rows)
@@ -102,28 +102,37 @@ def quote(config: TrainConfig, paths: Paths, material: Material | None = None) -
     return MemoryQuote(device, needed, round(available, 2), tokens, tuple(fits[:3]))
 
 
-def batch_shape(
-    config: TrainConfig, rows: tuple[Sequence[Row], Sequence[Row]] | None
-) -> BatchShape:
-    """The longest batch that may come: the longest rows of a part together, in any order."""
-    if rows is None or not any(rows):
-        return BatchShape(
-            config.batch_size * config.max_length,
-            config.batch_size * config.max_length // 4,
-            config.max_length,
-        )
-    return max((_longest(config, part) for part in rows if part), key=lambda shape: shape.tokens)
+def batch_shape(config: TrainConfig, rows: Sequence[Row] | None) -> BatchShape:
+    """The largest batch of the run, in the order in which its seed shuffles the rows.
+
+    Without rows: all as long as may be, a quarter of their tokens learnt.
+    """
+    if not rows:
+        tokens = config.batch_size * config.max_length
+        return BatchShape(tokens, tokens // 4)
+    shapes = [_shape(config, batch) for batch in _batches(config, rows)]
+    return max(shapes, key=lambda shape: shape.tokens)
 
 
-def _longest(config: TrainConfig, rows: Sequence[Row]) -> BatchShape:
+def _batches(config: TrainConfig, rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
+    """As accelerate's seeded sampler deals them out: a permutation an epoch, from seed + epoch."""
+    import torch
+
+    for epoch in range(math.ceil(config.epochs)):
+        generator = torch.Generator().manual_seed(config.seed + epoch)
+        order = torch.randperm(len(rows), generator=generator).tolist()
+        for start in range(0, len(rows), config.batch_size):
+            yield [rows[i] for i in order[start : start + config.batch_size]]
+
+
+def _shape(config: TrainConfig, batch: Sequence[Row]) -> BatchShape:
     from charllm.core.training_shared import common_prefix
 
-    worst = sorted(rows, key=lambda row: -len(row.input_ids))[: config.batch_size]
-    lengths = [len(row.input_ids) for row in worst]
-    learnt = sum(label != -100 for row in worst for label in row.labels)
-    prefix = common_prefix(worst) if config.share_prefix else 0
-    tokens = prefix + sum(n - prefix for n in lengths) if prefix else len(worst) * lengths[0]
-    return BatchShape(tokens, learnt, lengths[0])
+    lengths = [len(row.input_ids) for row in batch]
+    learnt = sum(label != -100 for row in batch for label in row.labels)
+    prefix = common_prefix(batch) if config.share_prefix else 0
+    tokens = prefix + sum(n - prefix for n in lengths) if prefix else len(batch) * max(lengths)
+    return BatchShape(tokens, learnt)
 
 
 def parts(config: TrainConfig, info: ModelInfo, shape: BatchShape, device: str) -> dict[str, float]:
@@ -132,8 +141,8 @@ def parts(config: TrainConfig, info: ModelInfo, shape: BatchShape, device: str) 
     - Weights: 2 bytes each; in NF4 those of the layers 0.516, and the largest matrix once more in
       16 bits, twice, while it is unpacked.
     - Adapter: weight, gradient and two moments in fp32, 16 bytes a parameter.
-    - Activations that are kept for the way back: 22 · hidden + 8 · ffn bytes a layer and token,
-      which is what a gated feed-forward layer with adapters on all linear layers keeps in bf16;
+    - Activations that are kept for the way back, in bytes a layer and token with adapters on all
+      linear layers: 12 · hidden + 6 · kv + 8.25 · ffn, fitted to measured peaks of three shapes;
       with checkpointing 2 · hidden a layer and token, and one layer in full.
     - Scores: bf16, fp32 and their gradient for learnt tokens only, 12 bytes an entry.
     """
@@ -142,7 +151,7 @@ def parts(config: TrainConfig, info: ModelInfo, shape: BatchShape, device: str) 
     weights = 2.0 * embedding + info.weight_bytes * inner
     if config.quantization == "nf4":
         weights = 2.0 * embedding + NF4 * inner + 4.0 * info.hidden * info.ffn
-    kept = (22.0 * info.hidden + 8.0 * info.ffn) * shape.tokens
+    kept = (12.0 * info.hidden + 6.0 * info.kv + 8.25 * info.ffn) * shape.tokens
     activations = kept * info.layers
     if config.gradient_checkpointing:
         activations = 2.0 * info.hidden * shape.tokens * info.layers + kept
