@@ -5,7 +5,7 @@
 PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
-TESTS := -m pytest -n auto --maxprocesses 4 --dist loadfile
+TESTS := -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 .PHONY: app test check format
 .DEFAULT_GOAL := app

@@ -71,7 +71,7 @@ def check_ids(rows: Sequence[Row], limits: Limits, tokenizer: Any) -> None:
     highest = max((max(row.input_ids) for row in rows), default=0)
     if limits.vocabulary is None or highest < limits.vocabulary:
         return
-    token = tokenizer.convert_ids_to_tokens(highest)
+    token = tokenizer.decode([highest])
     raise UserError(
         f"The tokenizer gives {token!r} the id {highest}, but the base model knows only ids below "
         f"{limits.vocabulary}: tokenizer and model do not belong together. Put the model's own "

@@ -194,7 +194,9 @@ def limit_memory(gb: float) -> None:
 
 
 @contextmanager
-def explained_memory(config: TrainConfig, paths: Paths, material: Material) -> Iterator[None]:
+def explained_memory(
+    config: TrainConfig, paths: Paths, material: Material | None
+) -> Iterator[None]:
     """Turns "out of memory" into a ``UserError`` that names the settings to change."""
     import torch
 
@@ -208,7 +210,7 @@ def explained_memory(config: TrainConfig, paths: Paths, material: Material) -> I
         raise _too_little(config, paths, material) from error
 
 
-def _too_little(config: TrainConfig, paths: Paths, material: Material) -> UserError:
+def _too_little(config: TrainConfig, paths: Paths, material: Material | None) -> UserError:
     import torch
 
     if torch.cuda.is_available():

@@ -63,7 +63,18 @@ _MARK = re.compile("\ue000(\\d+)\ue001")
 
 
 def own_prompt_ids(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
-    """The chat template's ids. What users wrote is kept apart where it names control tokens."""
+    """The chat template's ids, at most one beginning token first.
+
+    What users wrote is kept apart where it names control tokens.
+    """
+    ids = _template_ids(tokenizer, messages)
+    # Some templates write the beginning token that their authors' tool would put there as well.
+    while len(ids) > 1 and ids[0] == ids[1] == tokenizer.bos_token_id:
+        del ids[0]
+    return ids
+
+
+def _template_ids(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
     names = _specials(tokenizer)
     if not any(name in m.content for m in messages for name in names):
         text = _own_text(tokenizer, messages, prompt=True)

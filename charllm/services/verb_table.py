@@ -52,6 +52,8 @@ JUDGE = (
     arg("--samples", type=int, default=0),
 )
 
+RECIPE = "a YAML file, or a name in recipes/"
+
 VERBS: tuple[Verb, ...] = (
     Verb(
         "doctor",
@@ -193,7 +195,7 @@ VERBS: tuple[Verb, ...] = (
         "filter",
         Text("judge a dataset and keep the good rows", "データを採点して選別する"),
         (
-            arg("config", metavar="CONFIG", help="a YAML file, or a name in recipes/"),
+            arg("config", metavar="CONFIG", help=RECIPE),
             arg("--quote", action="store_true", help="say what it will take, start nothing"),
         ),
         verbs_judge.filter_,
@@ -234,14 +236,18 @@ VERBS: tuple[Verb, ...] = (
     Verb(
         "train",
         Text("fine-tune an adapter", "アダプターを学習する"),
-        (arg("config", metavar="CONFIG", help="a YAML file, or a name in recipes/"),),
+        (
+            arg("config", metavar="CONFIG", nargs="?", default="", help=RECIPE),
+            arg("--preset", default="", choices=("demo", "study", "study-early")),
+            arg("--set", action="append", default=[], metavar="NAME=VALUE"),
+        ),
         verbs.train,
     ),
     Verb(
         "merge",
         Text("blend weights by a mergekit recipe", "mergekit のレシピで重みを混ぜる"),
         (
-            arg("recipe", metavar="RECIPE", help="a YAML file, or a name in recipes/"),
+            arg("recipe", metavar="RECIPE", help=RECIPE),
             arg("--out", required=True, metavar="DIR"),
             arg("--engine", default="resident", choices=("resident", "mergekit")),
             arg("--form", default="model", choices=("model", "adapter", "recipe")),

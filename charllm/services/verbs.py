@@ -131,10 +131,27 @@ def labels(paths: Paths, options: Namespace) -> Any:
 
 
 def train(paths: Paths, options: Namespace) -> Any:
+    """A file's settings over a preset's, and ``--set`` over both."""
+    from charllm.core.training_config import PRESETS, TrainConfig
     from charllm.data.config import load_yaml
+    from charllm.data.settings import apply_texts
 
-    path = recipe_path(paths, options.config)
-    return run_kind(paths, "train", load_yaml(path), name=path.stem, where=str(path))
+    if not options.config and not options.preset:
+        raise UserError(
+            "Name a YAML file, or start from a preset with --preset.",
+            "YAML ファイルを指定するか、--preset でプリセットを選んでください。",
+        )
+    values: Any = dict(PRESETS[options.preset]) if options.preset else {}
+    where, name = f"--preset {options.preset}", ""
+    if options.config:
+        path = recipe_path(paths, options.config)
+        where, name = str(path), path.stem
+        read = load_yaml(path)
+        if not isinstance(read, dict):
+            raise UserError(f"{path} holds no settings.", f"{path} に設定が書かれていません。")
+        values |= read
+    values = apply_texts(TrainConfig, values, options.set)
+    return run_kind(paths, "train", values, name=name, where=where)
 
 
 def merge(paths: Paths, options: Namespace) -> Any:
