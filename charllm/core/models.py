@@ -6,6 +6,7 @@ are offered here too, so that one import serves. It does not know prompts or ada
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -38,6 +39,7 @@ __all__ = [
     "model_folder",
     "pick_device",
     "run_model",
+    "shared_tokenizer",
     "weights_hash",
 ]
 
@@ -70,6 +72,21 @@ def load_tokenizer(folder: Path) -> Any:
         if "trust_remote_code" not in str(error):
             raise
         raise needs_code(folder) from error
+
+
+def shared_tokenizer(folder: Path) -> Any:
+    """The tokenizer for reading only, loaded once a process: a large vocabulary takes seconds.
+
+    Errors as ``load_tokenizer``'s. Who sets a padding token or the like loads one of its own.
+    """
+    files = [folder / name for name in ("tokenizer.json", "tokenizer.model")]
+    stamps = tuple(file.stat().st_mtime_ns for file in files if file.is_file())
+    return _tokenizer(folder.resolve(), stamps)
+
+
+@lru_cache(maxsize=4)
+def _tokenizer(folder: Path, stamps: tuple[int, ...]) -> Any:
+    return load_tokenizer(folder)
 
 
 def load_model(

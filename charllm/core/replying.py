@@ -81,12 +81,12 @@ class Resident:
 
     def __init__(self, paths: Paths, model: str, quantization: Quantization = "none") -> None:
         from charllm.core.merging.adapters import AdapterModel
-        from charllm.core.models import load_model, load_tokenizer, model_folder, weights_hash
+        from charllm.core.models import load_model, model_folder, shared_tokenizer, weights_hash
 
         self.paths = paths
         self.name = model
         folder = model_folder(paths, model)
-        self.tokenizer = load_tokenizer(folder)
+        self.tokenizer = shared_tokenizer(folder)
         self.model = load_model(folder, quantization=quantization)
         self.base_hash = weights_hash(folder)
         self._files: dict[str, tuple[int, int, int]] = {}

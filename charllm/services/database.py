@@ -14,6 +14,7 @@ from typing import Any
 
 from charllm.data.config import Paths
 from charllm.data.errors import UserError
+from charllm.data.wal import use_wal
 from charllm.services.store_migrations import migrate
 from charllm.services.store_rows import TABLES, Row, from_row, insert
 
@@ -42,7 +43,7 @@ class Database:
             db.row_factory = sqlite3.Row
             self._local.db = db
             try:
-                db.execute("PRAGMA journal_mode = WAL")
+                use_wal(db)
             except sqlite3.DatabaseError as error:
                 self.close()
                 raise _unreadable(self.path, error) from error

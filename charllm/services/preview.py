@@ -5,12 +5,10 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 from charllm.core.catalog import EMBEDDED, find_model, template_name
-from charllm.core.models import is_ready, load_tokenizer, model_folder
+from charllm.core.models import is_ready, model_folder, shared_tokenizer
 from charllm.core.replying import ReplySettings, prepare_messages
 from charllm.core.retrieval import Hit
 from charllm.core.variants import Variant
@@ -53,14 +51,9 @@ def preview_prompt(
         return Preview("\n\n".join(f"[{m.role}]\n{m.content}" for m in messages), None)
     template = get_template(template_name(find_model(EMBEDDED), profile.language))
     with _alone:
-        tokenizer = _tokenizer(model_folder(paths, EMBEDDED))
+        tokenizer = shared_tokenizer(model_folder(paths, EMBEDDED))
         ids = prompt_ids(template, tokenizer, messages)
         return Preview(prompt_text(template, tokenizer, messages), len(ids))
-
-
-@lru_cache(maxsize=2)
-def _tokenizer(folder: Path) -> Any:
-    return load_tokenizer(folder)
 
 
 @dataclass(frozen=True)
@@ -87,7 +80,7 @@ def preview_rows(
     if not is_ready(paths, model):
         return [_plain_row(template, profile, dialogue) for dialogue in dialogues]
     with _alone:
-        tokenizer = _tokenizer(model_folder(paths, model))
+        tokenizer = shared_tokenizer(model_folder(paths, model))
         return [_token_row(template, tokenizer, profile, dialogue) for dialogue in dialogues]
 
 

@@ -19,6 +19,7 @@ from typing import Any
 from charllm.data.config import Paths
 from charllm.data.errors import UserError
 from charllm.data.files import sha256
+from charllm.data.wal import use_wal
 
 _TABLE = """
 CREATE TABLE IF NOT EXISTS answers (
@@ -62,7 +63,7 @@ class JudgeCache:
             self._db = sqlite3.connect(
                 self.path, timeout=30.0, isolation_level=None, check_same_thread=False
             )
-            self._db.execute("PRAGMA journal_mode = WAL")
+            use_wal(self._db)
             self._db.execute("PRAGMA synchronous = NORMAL")
             self._db.execute(_TABLE)
         except sqlite3.DatabaseError as error:

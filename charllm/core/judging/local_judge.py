@@ -165,12 +165,12 @@ class LocalJudge:
         """Model, tokenizer and the template that its family talks in."""
         if self._loaded is None:
             from charllm.core.catalog import find_model, template_name
-            from charllm.core.models import load_model, load_tokenizer
+            from charllm.core.models import load_model, shared_tokenizer
             from charllm.data.prompts import get_template
 
             info = find_model(self.config.model)
             template = get_template(template_name(info, self._language))
-            self._loaded = (load_model(self.folder), load_tokenizer(self.folder), template)
+            self._loaded = (load_model(self.folder), shared_tokenizer(self.folder), template)
         return self._loaded
 
     def _tasks(self, item: Item) -> list[_Task]:
