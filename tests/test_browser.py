@@ -32,6 +32,7 @@ from browser import (
 
 from charllm.core.model_files import weights_hash
 from charllm.core.variants import default_columns
+from charllm.ui.stale import forgive_stale_choices
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(400)]
 FACT = "#table-facts [data-row='0'] textarea[data-column=fact]"
@@ -57,6 +58,16 @@ SAMPLER = """() => {
 def columns(board: Dashboard) -> int:
     """Four where the character has checkpoints, else two."""
     return len(default_columns(board.paths, "ayane"))
+
+
+def test_a_choice_that_is_gone_counts_as_none() -> None:
+    gr = pytest.importorskip("gradio")
+    forgive_stale_choices()
+    forgive_stale_choices()
+    one, many = gr.Dropdown(["a", "b"]), gr.Dropdown(["a", "b"], multiselect=True)
+    assert [one.preprocess(value) for value in ("a", "gone", None)] == ["a", None, None]
+    assert many.preprocess(["b", "gone", "a"]) == ["b", "a"]
+    assert gr.Dropdown(["a"], allow_custom_value=True).preprocess("own") == "own"
 
 
 # --- answers ------------------------------------------------------------------------------------

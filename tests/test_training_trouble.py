@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -29,6 +30,7 @@ from charllm.data.profile import Profile, save_profile
 from charllm.data.progress import Silent, Stopped, StopRequest
 from charllm.services import jobs
 from charllm.services.reporter import run_stage
+from charllm.services.runs import Run
 
 LONG = 256
 """Tokens that the tiny base takes at most."""
@@ -129,14 +131,14 @@ def test_one_row_is_trained_on_or_the_setting_that_needs_more_is_named(
     result = run_train(config(base, held_out=0.5), Silent(), home.workspace / "run", home)
     assert (result["dialogues"], result["held_out_loss"]) == (1, None)
     with refused(
-        "Of 1 dialogues a held_out share of 0.5 leaves none, so the best epoch cannot be told: "
-        "set keep to last, raise held_out, or add dialogues.",
+        "A held_out share of 0.5 leaves no dialogue to measure by (there are 1), so the best epoch "
+        "cannot be told: set keep to last, raise held_out, or add dialogues.",
         "会話が 1 件で held_out が 0.5 では評価用の会話が残らず、最良のエポックを選べません。"
         "keep を last にするか、held_out を大きくするか、会話を増やしてください。",
     ):
         prepare(config(base, held_out=0.5, keep="best"), home)
     with refused(
-        "1 dialogues are too few: none is left to train on.",
+        "The dialogues are too few (1): none is left to train on.",
         "会話が 1 件では足りず、学習に使うものが残りません。",
     ):
         prepare(config(base, half="b"), home)
@@ -266,11 +268,11 @@ def test_a_quantised_model_of_the_catalog_is_refused_before_it_is_fetched(home: 
 
 def packed(name: str, how: str) -> Text:
     return Text(
-        f"{name} is stored quantised ({how}), which is for inference: no gradient passes through "
-        "such weights exactly, and an adapter could not be merged into them. Train on its 16-bit "
-        "form; quantization nf4 then makes it small while it is trained.",
-        f"{name} は量子化された形式（{how}）で、推論専用です。勾配を正しく計算できず、"
-        "アダプターをマージすることもできません。16ビット版をベースにしてください。"
+        f"{name} is stored quantised ({how}), a form for inference: training on it is not exact, "
+        "and an adapter merged into it would be rounded again. Train on the 16-bit form; "
+        "quantization nf4 makes that small while it is trained.",
+        f"{name} は量子化された形式（{how}）で、推論用です。正確に学習できず、"
+        "アダプターをマージすると丸め直されてしまいます。16ビット版をベースにしてください。"
         "学習中のメモリーは quantization を nf4 にすると減らせます。",
     )
 
@@ -415,6 +417,8 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     """An empty disk of its own, whose size a test sets by mounting it again."""
     disk = tmp_path / "disk"
     disk.mkdir()
+    if not shutil.which("mount"):
+        pytest.skip("this system mounts no small disk")
     if subprocess.run(["mount", "-t", "tmpfs", "tmpfs", str(disk)], capture_output=True).returncode:
         pytest.skip("only root may mount a small disk")
     yield disk
@@ -433,7 +437,7 @@ def test_a_full_disk_in_the_middle_of_a_checkpoint(
     paths = Paths(home.root, small_disk / "workspace")
     run = jobs.submit(paths, "train", "hana-one", config(base))
     resize(used(small_disk) + (1 << 17) + undisturbed[1] * 3 // 2)
-    assert run_stage(run.folder, paths) == 2
+    assert in_its_own_words(run, paths) == 2
     status = run.status()
     assert status.state == "failed" and status.error is not None
     assert Text(status.error.en, status.error.ja) == full(
@@ -442,8 +446,17 @@ def test_a_full_disk_in_the_middle_of_a_checkpoint(
     assert [f.name for f in (run.folder / "trainer").glob("checkpoint-*")] == ["checkpoint-3"]
     resize(1 << 26)
     jobs.resume(paths, run)
-    assert run_stage(run.folder, paths) == 0
+    assert in_its_own_words(run, paths) == 0
     assert adapter(paths) == undisturbed[0]
+
+
+def in_its_own_words(run: Run, paths: Paths) -> int:
+    """The run as its process runs it, here; the process's own handler of SIGTERM is put back."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        return run_stage(run.folder, paths)
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def used(disk: Path) -> int:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from charllm.core.training_config import TrainConfig
 from charllm.core.training_data import Material, leaks, prepare
+from charllm.core.training_disk import full_disk_in_words
 from charllm.core.training_memory import explained_memory, limit_memory, quote
 from charllm.core.training_samples import sample_replies
 from charllm.core.training_start import check_start
@@ -46,7 +47,7 @@ def run_train(
     _tell(material, reporter)
     estimate = quote(config, paths, material)
     reporter.event("memory", device=estimate.device, parts=estimate.parts, tokens=estimate.tokens)
-    with explained_memory(config, paths, material):
+    with full_disk_in_words(folder, paths.checkpoints), explained_memory(config, paths, material):
         return _train(config, material, reporter, folder, paths)
 
 

@@ -63,7 +63,7 @@ def split_dialogues(
     chosen = {"all": rest, "a": rest[0::2], "b": rest[1::2]}[half]
     if not chosen:
         raise UserError(
-            f"{len(order)} dialogues are too few: none is left to train on.",
+            f"The dialogues are too few ({len(order)}): none is left to train on.",
             f"会話が {len(order)} 件では足りず、学習に使うものが残りません。",
         )
     return chosen, kept
@@ -239,8 +239,9 @@ def _split(config: TrainConfig, paths: Paths) -> tuple[list[Dialogue], list[Dial
     train, held_out = split_dialogues(dialogues, config.half, config.held_out, config.split_seed)
     if config.keep == "best" and not held_out:
         raise UserError(
-            f"Of {len(dialogues)} dialogues a held_out share of {config.held_out} leaves none, so "
-            "the best epoch cannot be told: set keep to last, raise held_out, or add dialogues.",
+            f"A held_out share of {config.held_out} leaves no dialogue to measure by (there are "
+            f"{len(dialogues)}), so the best epoch cannot be told: set keep to last, raise "
+            "held_out, or add dialogues.",
             f"会話が {len(dialogues)} 件で held_out が {config.held_out} では評価用の会話が残らず、"
             "最良のエポックを選べません。keep を last にするか、held_out を大きくするか、"
             "会話を増やしてください。",

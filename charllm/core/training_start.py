@@ -91,10 +91,10 @@ def _stored_method(config: dict[str, Any]) -> str:
 def _stored_packed(name: str, method: str) -> UserError:
     how = method.upper() if method in PACKED else method or "quantised"
     return UserError(
-        f"{name} is stored quantised ({how}), which is for inference: no gradient passes through "
-        "such weights exactly, and an adapter could not be merged into them. Train on its 16-bit "
-        "form; quantization nf4 then makes it small while it is trained.",
-        f"{name} は量子化された形式（{how}）で、推論専用です。勾配を正しく計算できず、"
-        "アダプターをマージすることもできません。16ビット版をベースにしてください。"
+        f"{name} is stored quantised ({how}), a form for inference: training on it is not exact, "
+        "and an adapter merged into it would be rounded again. Train on the 16-bit form; "
+        "quantization nf4 makes that small while it is trained.",
+        f"{name} は量子化された形式（{how}）で、推論用です。正確に学習できず、"
+        "アダプターをマージすると丸め直されてしまいます。16ビット版をベースにしてください。"
         "学習中のメモリーは quantization を nf4 にすると減らせます。",
     )

@@ -5,7 +5,6 @@ Imported only when a run starts (it needs transformers).
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from collections import deque
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback
 
+from charllm.core.training_disk import is_whole
 from charllm.data.errors import Text
 from charllm.data.files import read_json, write_json
 from charllm.data.progress import Reporter, Stopped, StopRequest
@@ -32,13 +32,8 @@ def newest_checkpoint(folder: Path) -> Path | None:
     ``trainer_state.json`` is written last; a folder without a readable one is torn.
     """
     found = [f for f in folder.glob("checkpoint-*") if f.name.removeprefix("checkpoint-").isdigit()]
-    for checkpoint in sorted(found, key=lambda f: int(f.name.split("-")[1]), reverse=True):
-        try:
-            json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):  # torn by a kill while it was being saved
-            continue
-        return checkpoint
-    return None
+    newest_first = sorted(found, key=lambda f: int(f.name.split("-")[1]), reverse=True)
+    return next((checkpoint for checkpoint in newest_first if is_whole(checkpoint)), None)
 
 
 class Watch(TrainerCallback):

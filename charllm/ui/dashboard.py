@@ -8,6 +8,7 @@ from charllm.data.config import Paths
 from charllm.services.chat import ChatService
 from charllm.ui import character_tab, chat_tab, data_tab, judge_tab, models_tab, runs_tab
 from charllm.ui.page import Page, profile_choices
+from charllm.ui.stale import forgive_stale_choices
 from charllm.ui.words import t
 
 BRAND = '<span class="brand">char<i>llm</i></span>'
@@ -32,6 +33,7 @@ TABS = (
 
 def build(paths: Paths) -> gr.Blocks:
     """The whole dashboard for one installation."""
+    forgive_stale_choices()
     chat = ChatService(paths)
     with gr.Blocks(
         title="charllm", analytics_enabled=False, fill_width=True, delete_cache=(3600, 86400)
