@@ -366,6 +366,7 @@ def test_facts_are_saved_undone_and_never_overwritten(visitor: Visitor, board: D
     second.click("#playground-go")
     second.wait_for_selector("#playground-hits .hit.used")
     assert EVIL in texts(second, "#playground-hits .hit > span:first-child")
+    first.bring_to_front()  # the browser lets a page behind wait for seconds
     for button, shown, file in (("#undo", own, before), ("#redo", EVIL, changed)) * 2:
         first.click(button)
         wait_value(first, FACT, shown)

@@ -99,6 +99,15 @@ class TrainConfig(Config):
         "a と b は重ならない半分ずつで、マージの親を二つ作るときに使います。",
         group="data",
     )
+    limit: int = setting(
+        0,
+        "At most so many dialogues",
+        "使う会話の上限",
+        "Drawn with the split's seed, after the held-out ones are put aside. 0: all.",
+        "評価用を除いたあと、分割のシードで選びます。0 ならすべて使います。",
+        group="data",
+        ge=0,
+    )
     held_out: float = setting(
         0.1,
         "Held-out share",
@@ -328,6 +337,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "learning_rate": 1e-3,
         "epochs": 2.0,
         "batch_size": 6,
+        "limit": 72,
     },
     "study": {
         "r": 16,

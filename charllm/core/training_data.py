@@ -237,6 +237,7 @@ def _split(config: TrainConfig, paths: Paths) -> tuple[list[Dialogue], list[Dial
             "ください。",
         )
     train, held_out = split_dialogues(dialogues, config.half, config.held_out, config.split_seed)
+    train = train[: config.limit or None]
     if config.keep == "best" and not held_out:
         raise UserError(
             f"A held_out share of {config.held_out} leaves no dialogue to measure by (there are "
