@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 TIMEOUT = 60.0
 """Seconds without any byte from the server before a call is given up."""
 
+OPENAI = "https://api.openai.com/v1"
+"""OpenAI's own address, for whoever has to store one; it means the same as ""."""
+
 TEXTS_A_CALL = 256
 
 FinishReason = Literal["end", "length", "filtered", "cancelled"]
@@ -88,7 +91,7 @@ def resolve_base_url(base_url: str) -> str:
 def server_name(base_url: str) -> str:
     """Host, port and path for ids and messages, without any user name or password."""
     url = resolve_base_url(base_url)
-    if not url:
+    if url in ("", OPENAI):
         return "OpenAI"
     parts = urlsplit(url)
     port = f":{parts.port}" if parts.port else ""
@@ -117,7 +120,7 @@ def client(
 
     url = resolve_base_url(base_url)
     key = _find_key(url)
-    if not key and not url:
+    if not key and url in ("", OPENAI):
         raise UserError(
             "No API key for OpenAI: set the environment variable OPENAI_API_KEY, or enter a key "
             "for this session.",
@@ -209,7 +212,7 @@ def chat_stream(
 def _settings(preset: GenerationPreset, url: str) -> tuple[dict[str, Any], tuple[str, ...]]:
     """The preset in the protocol's words, and the names of what it cannot say."""
     # OpenAI's newer models refuse max_tokens; many other servers know only max_tokens.
-    limit = "max_tokens" if url else "max_completion_tokens"
+    limit = "max_completion_tokens" if url in ("", OPENAI) else "max_tokens"
     settings: dict[str, Any] = {limit: preset.max_new_tokens, "temperature": preset.temperature}
     if preset.temperature > 0:
         settings |= {"top_p": preset.top_p, "seed": preset.seed}
@@ -285,13 +288,14 @@ def _checked_key(key: str) -> str:
 def _find_key(url: str) -> str:
     """The server's own key; ``OPENAI_API_KEY`` goes to OpenAI and ``OPENAI_BASE_URL`` only."""
     session = os.environ.get(_session_variable(url), "")
-    if session or url not in ("", resolve_base_url("")):
+    if session or url not in ("", OPENAI, resolve_base_url("")):
         return session
     return _checked_key(os.environ.get("OPENAI_API_KEY", ""))
 
 
 def _session_variable(url: str) -> str:
     """A variable for each server, so that one server's key is not sent to another."""
+    url = "" if url == OPENAI else url
     return f"CHARLLM_{sha256(url.encode())[:8].upper()}_KEY"
 
 
@@ -312,7 +316,7 @@ def _explain(error: Exception, base_url: str, model: str) -> NoReturn:
     import openai
 
     name = server_name(base_url)
-    said = _redacted(str(getattr(error, "message", "") or error), base_url)
+    said = told(error, base_url)
     kind: type[UserError] = UserError
     if isinstance(error, openai.AuthenticationError):
         texts = (
@@ -381,7 +385,14 @@ def error_codes(error: Exception) -> set[str]:
     return {str(getattr(error, name, None) or "") for name in ("code", "type")} - {""}
 
 
-def _redacted(text: str, base_url: str) -> str:
+def told(error: Exception, base_url: str) -> str:
+    """What the server says about an error, in its own sentence where it has one."""
+    body = getattr(error, "body", None)
+    sentence = body.get("message") if isinstance(body, dict) else None
+    return redacted(str(sentence or getattr(error, "message", "") or error), base_url)
+
+
+def redacted(text: str, base_url: str) -> str:
     """A server's words on one line, with the key taken out should the server repeat it."""
     key = _find_key(resolve_base_url(base_url))
     return first_lines(text.replace(key, "***") if key else text, 300)

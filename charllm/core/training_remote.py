@@ -32,10 +32,11 @@ def run_remote(
     """
     epochs = _whole_epochs(config)
     state = read_state(folder)
+    fresh = state is None
     if state is None:
         reporter.progress(0, 1, Text("preparing the data", "データを準備しています"))
         state = write_rows(folder, build_rows(config, paths), _address(config.base_url))
-    _tell(state, reporter)
+    _tell(state, reporter, fresh)
     run = RemoteJob(config, reporter, folder, state, epochs)
     job = run.to_the_end()
     tuned = run.tuned(job)
@@ -73,11 +74,14 @@ def _address(base_url: str) -> str:
     return url
 
 
-def _tell(state: State, reporter: Reporter) -> None:
-    """What was found about the data and what it may cost, for the page and the log."""
+def _tell(state: State, reporter: Reporter, fresh: bool) -> None:
+    """What was found about the data and, before anything is sent, what it may cost."""
     about = state.about
     names = ("dialogues", "held_out", "with_facts", "leaks", "tokens", "billed")
     reporter.event("data", template="endpoint", **{name: about[name] for name in names})
+    if not fresh:
+        reporter.log("going on from remote.json; nothing is paid for again")
+        return
     reporter.log(
         f"{about['examples']} examples, roughly {about['tokens']} tokens; roughly "
         f"{about['billed']} tokens will be billed by {endpoint.server_name(state.base_url)}"

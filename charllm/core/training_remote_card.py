@@ -44,16 +44,29 @@ class Tuned:
 
 
 def metric(values: Mapping[str, float], total: int, epochs: float) -> dict[str, float]:
-    """A step's numbers in a local run's words; {} without a step. ``total`` is a fallback."""
-    if "step" not in values:
-        return {}
-    step, total = int(values["step"]), int(values.get("total_steps", total)) or 1
+    """A step's numbers in a local run's words; {} for a line that is none.
+
+    ``total`` steps stand in where the service does not tell them.
+    """
     named = {
         ours: float(values[theirs])
         for ours, names in _NAMES.items()
         if (theirs := next((name for name in names if name in values), None))
     }
+    if "step" not in values or not named:
+        return {}
+    step = int(values["step"])
+    total = max(int(values.get("total_steps", total)), step, 1)
     return {"step": step, "total": total, "epoch": round(step / total * epochs, 3), **named}
+
+
+def curve(
+    steps: Sequence[Mapping[str, float]], total: int, epochs: float
+) -> list[dict[str, float]]:
+    """All steps' numbers; where some tell the loss over all held-out rows, no batch's is taken."""
+    if any("full_valid_loss" in values for values in steps):
+        steps = [{k: v for k, v in values.items() if k != "valid_loss"} for values in steps]
+    return [row for values in steps if (row := metric(values, total, epochs))]
 
 
 def losses_of(metrics: Iterable[Mapping[str, float]]) -> list[dict[str, float | None]]:

@@ -45,7 +45,7 @@ class State(Config):
     """``remote.json``: what the service has of this run.
 
     A step's name is in ``begun`` from before it is asked for; without an id, its trace is looked
-    for at the service before it is done again. ``past_jobs`` have failed or were cancelled.
+    for at the service before it is done again.
     """
 
     base_url: str
@@ -55,7 +55,6 @@ class State(Config):
     validation_file: str = ""
     job: str = ""
     begun: tuple[str, ...] = ()
-    past_jobs: tuple[str, ...] = ()
     about: dict[str, Any] = {}
 
 

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from charllm.core import endpoint
 from charllm.core.finetune_endpoint import Job, Service, ServiceEvent, Wanted
 from charllm.core.training_config import TrainConfig
-from charllm.core.training_remote_card import Tuned, losses_of, metric
+from charllm.core.training_remote_card import Tuned, curve, losses_of, metric
 from charllm.core.training_remote_data import State, remove_state, rows_file, save_state
 from charllm.data.errors import Text, UserError
 from charllm.data.files import json_lines, write_json_lines
@@ -74,9 +74,9 @@ class RemoteJob:
 
     def tuned(self, job: Job) -> Tuned:
         """The model to publish: the job's, or with ``keep`` best its best epoch's."""
-        metrics = [row for line in self._lines if (row := self._metric(line))]
-        losses = losses_of(metrics)
-        seen = [row["eval_loss"] for row in metrics if "eval_loss" in row]
+        steps = curve([line["metrics"] for line in self._lines], self._total, self.epochs)
+        losses = losses_of(steps)
+        seen = [row["eval_loss"] for row in steps if "eval_loss" in row]
         model, held_out = job.model, round(seen[-1], 4) if seen else None
         if self.config.keep == "best":
             checkpoints = self._ask(lambda: self.service.checkpoints(job.id))
@@ -98,7 +98,7 @@ class RemoteJob:
             except UserError as error:
                 if not isinstance(error, endpoint.Unreachable) or time.monotonic() > deadline:
                     raise self._may_run_on(error) from None
-            time.sleep(min(STOP_SECONDS, 1.0))
+            time.sleep(STOP_SECONDS)
         remove_state(self.folder)
 
     # ── the steps ─────────────────────────────────────────────────────────────────────────────
@@ -153,9 +153,10 @@ class RemoteJob:
             self._wait(pause)
             pause = POLL_FIRST if news else min(pause * POLL_GROWTH, POLL_LONGEST)
         if job.status != "succeeded":
-            begun = tuple(step for step in self.state.begun if step != "job")
-            self._update(job="", begun=begun, past_jobs=(*self.state.past_jobs, job.id))
-            raise self._ended_badly(job)
+            error = self._ended_badly(job)
+            rows_file(self.folder, "events").unlink(missing_ok=True)  # the next job has its own
+            self._update(job="")
+            raise error
         if not job.model:
             raise endpoint.not_the_protocol(self.state.base_url)
         return job
@@ -281,6 +282,8 @@ class RemoteJob:
         )
 
     def _may_run_on(self, error: UserError) -> UserError:
+        if "job" not in self.state.begun:
+            return error
         job = self.state.job or "?"
         return UserError(
             f"{self.service.name} did not take the cancellation, so its job {job} may go on and "

@@ -45,7 +45,10 @@ class Variant(Config):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What ``checkpoints/<name>`` holds. ``weights`` gives each adapter's coefficient(s)."""
+    """What ``checkpoints/<name>`` holds. ``weights`` gives each adapter's coefficient(s).
+
+    They are {} where an endpoint's service keeps them.
+    """
 
     name: str
     folder: Path
@@ -67,7 +70,10 @@ def load_checkpoint(paths: Paths, name: str) -> Checkpoint:
             f"チェックポイント「{name}」が {paths.checkpoints} にありません。あるもの: {known}。",
         )
     card, common = _read_card(folder)
+    remote = common.pop("base_url")
     common |= {"name": name, "folder": folder, "card": card}
+    if remote:
+        return Checkpoint(kind="endpoint", weights={}, **common)
     if (folder / "recipe.yaml").is_file():
         from charllm.core.merging.recipe import adapter_weights
 
@@ -104,7 +110,7 @@ def list_checkpoints(paths: Paths) -> list[str]:
 
 
 def _read_card(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """``card.json`` as it is, and what it says of model, profile and label."""
+    """``card.json`` as it is, and what it says of model, server, profile and label."""
     card = read_json(folder / "card.json")
     label = card.get("label") or folder.name if isinstance(card, dict) else None
     if isinstance(label, str):
@@ -116,8 +122,13 @@ def _read_card(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
             "チェックポイントを作り直してください。",
         )
     text = Text(str(label.get("en", folder.name)), str(label.get("ja", folder.name)))
-    model, profile = str(card.get("base", EMBEDDED)), str(card.get("profile", ""))
-    return card, {"model": model, "profile": profile, "label": text}
+    common = {"profile": str(card.get("profile", "")), "label": text}
+    if card.get("kind") == "endpoint":  # a service keeps the weights; it is asked by their name
+        return card, common | {
+            "model": str(card.get("model", "")),
+            "base_url": str(card.get("base_url", "")),
+        }
+    return card, common | {"model": str(card.get("base", EMBEDDED)), "base_url": ""}
 
 
 def endpoints_file(paths: Paths) -> Path:
@@ -155,11 +166,16 @@ def list_variants(paths: Paths, slug: str) -> list[Variant]:
         try:
             card = _read_card(paths.checkpoints / name)[1]
         except UserError:  # a broken card must not hide the others; load_checkpoint says so
-            card = {"model": EMBEDDED, "profile": "", "label": Text(name, name)}
+            card = {"model": EMBEDDED, "profile": "", "label": Text(name, name), "base_url": ""}
         if card["profile"] in ("", slug):
             en, ja = card["label"]
             plain = Variant(
-                name=name, label_en=en, label_ja=ja, model=card["model"], checkpoint=name
+                name=name,
+                label_en=en,
+                label_ja=ja,
+                model=card["model"],
+                checkpoint=name,
+                base_url=card["base_url"],
             )
             rag = {"name": f"{name}-rag", "label_en": f"{en} + RAG", "label_ja": f"{ja} + RAG"}
             variants += [plain, plain.model_copy(update={**rag, "rag": True})]
