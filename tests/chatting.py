@@ -40,23 +40,31 @@ def new_world(folder: Path, base_folder: Path) -> Paths:
 
 
 def add_adapter(
-    paths: Paths, name: str, base_folder: Path, seed: int, profile: str = "ayane"
+    paths: Paths,
+    name: str,
+    base_folder: Path,
+    seed: int,
+    profile: str = "ayane",
+    module: str = "q_proj",
+    strength: float = 0.1,
 ) -> Path:
-    """A random LoRA on the query projections, strong enough to change what is said."""
+    """A random LoRA on the query (or output) projections that changes what is said."""
     import torch
     from peft import LoraConfig
     from safetensors.torch import save_file
 
     config = json.loads((base_folder / "config.json").read_text(encoding="utf-8"))
-    hidden, out = config["hidden_size"], config["num_attention_heads"] * config["head_dim"]
+    inner, out = config["hidden_size"], config["num_attention_heads"] * config["head_dim"]
+    if module == "o_proj":
+        inner, out = out, inner
     random = torch.Generator().manual_seed(seed)
     tensors = {}
     for layer in range(config["num_hidden_layers"]):
-        key = f"base_model.model.model.layers.{layer}.self_attn.q_proj.lora_"
-        tensors[f"{key}A.weight"] = torch.randn(4, hidden, generator=random) * 0.1
-        tensors[f"{key}B.weight"] = torch.randn(out, 4, generator=random) * 0.1
+        key = f"base_model.model.model.layers.{layer}.self_attn.{module}.lora_"
+        tensors[f"{key}A.weight"] = torch.randn(4, inner, generator=random) * strength
+        tensors[f"{key}B.weight"] = torch.randn(out, 4, generator=random) * strength
     folder = paths.checkpoints / name
-    lora = LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj"], task_type="CAUSAL_LM")
+    lora = LoraConfig(r=4, lora_alpha=8, target_modules=[module], task_type="CAUSAL_LM")
     lora.save_pretrained(folder)
     save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     write_card(folder, {"base": base_folder.name, "profile": profile, "label": label(name)})

@@ -22,7 +22,7 @@ ONLY_IN = {
 }
 HEAVY = (
     *("torch", "transformers", "trl", "peft", "mergekit", "bitsandbytes", "datasets"),
-    *("gradio", "chromadb", "openai", "sklearn", "scipy"),
+    *("gradio", "chromadb", "openai", "sklearn", "scipy", "cma"),
 )
 
 

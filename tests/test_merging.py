@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file, save_file
 
 from charllm.core.merging.blend import MergeConfig, run_merge
+from charllm.core.merging.parameters import LinearWeights
 from charllm.core.merging.recipe import (
-    LinearWeights,
     MergeRecipe,
     adapter_weights,
     check_with_mergekit,
@@ -287,7 +288,7 @@ def test_what_the_row_of_coefficients_cannot_do_is_refused(home: Paths) -> None:
         merge(home, recipe=recipe, out="workspace/mine")
     slerp = save(RECIPES["adapters"].model_copy(update={"merge_method": "slerp"}), home)
     with pytest.raises(UserError, match="only linear"):
-        merge(home, recipe=slerp, out="workspace/mine")
+        merge(home, recipe=slerp, out="workspace/mine", form="adapter")
     over = RECIPES["adapters"].model_copy(update={"parameters": {"normalize": False}})
     heavy = over.model_dump(mode="json", exclude_none=True)
     heavy["models"][0]["parameters"]["weight"] = 0.9
@@ -307,7 +308,7 @@ def test_bad_recipes_say_what_to_change(home: Paths, tmp_path: Path) -> None:
         merge(home, recipe=save(MergeRecipe.model_validate(bare), home), out="workspace/mine")
     with pytest.raises(UserError, match="cover layers 0 to 4"):
         short = layered_linear([A, B], [[0.5, 0.5]], [0, 2])
-        merge(home, recipe=save(short, home), out="workspace/mine")
+        merge(home, recipe=save(short, home), out="workspace/mine", form="adapter")
     with pytest.raises(UserError, match="at least two parents"):
         uniform_linear([A])
     foreign = home.root / "recipes"
@@ -348,3 +349,154 @@ def test_sharded_base_keeps_its_files(home: Paths) -> None:
         "model-b.safetensors",
     }
     assert weights_of(out).keys() == whole.keys()
+
+
+def test_a_recipe_can_be_a_parent(home: Paths) -> None:
+    """A parent that is a recipe is what that recipe would write, through either engine."""
+    inner = save(uniform_linear([A, B], [0.25, 0.75]), home, "recipes/inner.yaml")
+    made = merge(home, recipe=inner, out="workspace/models/inner")["out"]
+    outer = uniform_linear(["recipes/inner.yaml", "workspace/models/other"], [0.5, 0.5])
+    plain = uniform_linear([made, "workspace/models/other"], [0.5, 0.5])
+    mine = weights_of(merge(home, recipe=save(outer, home), out="workspace/mine")["out"])
+    flat = weights_of(merge(home, recipe=save(plain, home), out="workspace/flat")["out"])
+    assert all(torch.equal(mine[name], flat[name]) for name in flat)
+    theirs = merge(home, recipe=save(outer, home), out="workspace/theirs", engine="mergekit")
+    assert_close(mine, weights_of(theirs["out"]))
+    merge(home, recipe=inner, out="checkpoints/inner", form="recipe")
+    named = uniform_linear(["checkpoints/inner", "workspace/models/other"], [0.5, 0.5])
+    again = weights_of(merge(home, recipe=save(named, home), out="workspace/again")["out"])
+    assert all(torch.equal(again[name], flat[name]) for name in flat)
+    for form in ("adapter", "recipe"):
+        with pytest.raises(UserError):
+            merge(home, recipe=save(outer, home), out="checkpoints/x", form=form)
+
+
+def test_a_recipe_is_not_its_own_parent(home: Paths) -> None:
+    save(uniform_linear(["recipes/b.yaml", A]), home, "recipes/a.yaml")
+    name = save(uniform_linear(["recipes/a.yaml", B]), home, "recipes/b.yaml")
+    with pytest.raises(UserError, match="its own parent"):
+        merge(home, recipe=name, out="workspace/mine")
+
+
+WRITTEN = {
+    "gradients, filters and a base": """
+merge_method: task_arithmetic
+base_model: workspace/models/tiny
+models:
+  - model: workspace/models/other
+    parameters:
+      weight:
+        - {filter: mlp, value: [0.2, 0.9]}
+        - {filter: lm_head, value: 0.1}
+        - {value: 0.5}
+  - model: workspace/models/third
+    parameters: {weight: [0.6, 0.1, 0.3]}
+parameters: {lambda: 0.7, normalize: true}
+dtype: float32
+""",
+    "slices with their own t": """
+merge_method: slerp
+base_model: workspace/models/other
+slices:
+  - sources:
+      - {model: workspace/models/other, layer_range: [0, 3]}
+      - {model: workspace/models/third, layer_range: [0, 3]}
+    parameters: {t: [{filter: self_attn, value: [0, 1]}, {value: 0.3}]}
+  - sources:
+      - {model: workspace/models/third, layer_range: [3, 4]}
+      - {model: workspace/models/other, layer_range: [3, 4]}
+parameters: {t: 0.6}
+dtype: float32
+""",
+    "layers from elsewhere": """
+merge_method: linear
+slices:
+  - sources:
+      - {model: workspace/models/other, layer_range: [1, 3], parameters: {weight: 1}}
+      - {model: workspace/models/third, layer_range: [0, 2], parameters: {weight: 3}}
+  - sources:
+      - {model: workspace/models/third, layer_range: [3, 4], parameters: {weight: 1}}
+dtype: float32
+""",
+    "a stack with scales": """
+merge_method: passthrough
+slices:
+  - sources: [{model: workspace/models/other, layer_range: [0, 3]}]
+  - sources:
+      - model: workspace/models/third
+        layer_range: [1, 4]
+        parameters: {scale: [{filter: o_proj, value: 0.5}, {value: 1.0}]}
+dtype: float32
+""",
+    "three parents, thinned": """
+merge_method: dare_ties
+base_model: workspace/models/tiny
+models:
+  - {model: workspace/models/tiny}
+  - {model: workspace/models/other, parameters: {weight: 0.5, density: [0.3, 0.9]}}
+  - {model: workspace/models/third, parameters: {weight: -0.4, density: 1.0}}
+  - {model: workspace/models/tiny+checkpoints/one, parameters: {weight: 0.8, density: 0.6}}
+dtype: float32
+""",
+    "trimmed": """
+merge_method: ties
+base_model: workspace/models/tiny
+models:
+  - {model: workspace/models/other, parameters: {weight: [1.0, 0.2], density: 0.4}}
+  - model: workspace/models/third
+    parameters: {weight: 0.3, density: [{filter: mlp, value: 0.2}, {value: 0.7}]}
+parameters: {normalize: false, lambda: 1.2}
+dtype: float32
+""",
+}
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_written_recipes_mean_what_mergekit_reads(home: Paths, name: str) -> None:
+    """YAML as people write it, in float32 (where no sizes are equal), seed 5."""
+    make_llama(home.models / "third", seed=11)
+    for folder in ("tiny", "other", "third"):
+        exact_floats(home.models / folder)
+    (home.root / "hand.yaml").write_text(WRITTEN[name])
+    mine = merge(home, recipe="hand.yaml", out="workspace/mine", seed=5)
+    theirs = merge(home, recipe="hand.yaml", out="workspace/theirs", engine="mergekit", seed=5)
+    assert_close(weights_of(mine["out"]), weights_of(theirs["out"]))
+    configs = [read_json(Path(one["out"]) / "config.json") for one in (mine, theirs)]
+    assert configs[0] == configs[1]
+    text = MergeRecipe.load(home.root / "hand.yaml").to_yaml()
+    assert MergeRecipe.from_data(yaml.safe_load(text), "again").to_yaml() == text
+    assert ("--random-seed 5" in (Path(mine["out"]) / "README.md").read_text()) == (
+        "dare" in WRITTEN[name]
+    )
+
+
+def exact_floats(folder: Path) -> None:
+    """The same model with float32 weights that no two share."""
+    tensors = load_file(folder / "model.safetensors")
+    torch.manual_seed(len(str(folder)))
+    noisy = {n: t.float() + 0.01 * torch.randn(t.shape) for n, t in tensors.items()}
+    save_file(noisy, folder / "model.safetensors", metadata={"format": "pt"})
+    write_json(folder / "config.json", {**read_json(folder / "config.json"), "dtype": "float32"})
+
+
+def test_methods_say_what_they_lack(home: Paths) -> None:
+    """No base, no t, three for slerp, two for passthrough, layers that are not there."""
+    two = {"models": [{"model": A}, {"model": B}]}
+    weighted = [{"model": m, "parameters": {"weight": 1}} for m in (A, B)]
+    cases: list[tuple[dict[str, Any], str]] = [
+        ({"merge_method": "ties", "models": weighted}, "base_model"),
+        ({"merge_method": "slerp", **two, "base_model": A}, "no t for"),
+        ({"merge_method": "slerp", **two, "parameters": {"t": 0.5}}, "exactly two"),
+        ({"merge_method": "passthrough", **two}, "one source"),
+        (
+            {
+                "merge_method": "passthrough",
+                "slices": [{"sources": [{"model": A, "layer_range": [2, 9]}]}],
+            },
+            "outside of the model's 4 layers",
+        ),
+    ]
+    for data, words in cases:
+        recipe = save(MergeRecipe.model_validate({"dtype": "bfloat16", **data}), home)
+        with pytest.raises(UserError, match=words):
+            merge(home, recipe=recipe, out="workspace/mine")

@@ -92,6 +92,12 @@ KINDS: dict[str, Kind] = {
         False,
         Text("Check a judge", "ジャッジの検査"),
     ),
+    "evolve": Kind(
+        "charllm.core.merging.evolve_config:EvolveConfig",
+        "charllm.core.merging.evolving:run_evolve",
+        True,
+        Text("Evolve a merge", "進化的マージ"),
+    ),
     "merge": Kind(
         "charllm.core.merging.blend:MergeConfig",
         "charllm.core.merging.blend:run_merge",

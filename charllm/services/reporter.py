@@ -162,7 +162,8 @@ class RunReporter:
 
     def _beat(self) -> None:
         while not self._closed.wait(HEARTBEAT_SECONDS):
-            self._save()
+            with contextlib.suppress(OSError):  # a disk that is full for a moment
+                self._save()
 
     def _on_term(self, number: int, frame: FrameType | None) -> None:
         # Only a note: a handler that writes could interrupt the very write it needs.

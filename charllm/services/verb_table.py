@@ -244,6 +244,15 @@ VERBS: tuple[Verb, ...] = (
         verbs.train,
     ),
     Verb(
+        "evolve",
+        Text("search for the best merge of some parents", "親モデルの最良の混ぜ方を探索する"),
+        (
+            arg("config", metavar="CONFIG", help=RECIPE),
+            arg("--quote", action="store_true", help="say what it will take, start nothing"),
+        ),
+        verbs.evolve,
+    ),
+    Verb(
         "merge",
         Text("blend weights by a mergekit recipe", "mergekit のレシピで重みを混ぜる"),
         (
@@ -253,6 +262,7 @@ VERBS: tuple[Verb, ...] = (
             arg("--form", default="model", choices=("model", "adapter", "recipe")),
             arg("--label-en", default="", help="what the page calls it, in English"),
             arg("--label-ja", default="", help="what the page calls it, in Japanese"),
+            arg("--seed", type=int, default=0, help="of DARE's random numbers"),
         ),
         verbs.merge,
     ),

@@ -154,6 +154,17 @@ def train(paths: Paths, options: Namespace) -> Any:
     return run_kind(paths, "train", values, name=name, where=where)
 
 
+def evolve(paths: Paths, options: Namespace) -> Any:
+    from charllm.core.merging.evolve_config import EvolveConfig
+    from charllm.core.merging.evolving import quote_evolve
+
+    path = recipe_path(paths, options.config)
+    config = EvolveConfig.load(path)
+    if options.quote:
+        return quote_evolve(config, paths)
+    return run_kind(paths, "evolve", config.model_dump(mode="json"), name=path.stem)
+
+
 def merge(paths: Paths, options: Namespace) -> Any:
     out = Path(options.out).resolve()
     recipe = recipe_path(paths, options.recipe)
@@ -164,6 +175,7 @@ def merge(paths: Paths, options: Namespace) -> Any:
         "form": options.form,
         "label_en": options.label_en,
         "label_ja": options.label_ja,
+        "seed": options.seed,
     }
     outcome = run_kind(paths, "merge", config, name=out.name)
     if isinstance(outcome, Ended):

@@ -71,10 +71,11 @@ def open_judge(paths: Paths, profile: Profile, config: JudgeConfig) -> Judge:
         return LocalJudge(paths, profile, rubric, config, JudgeCache(paths))
     from charllm.core.judging.llm_judge import LLMJudge
 
-    return LLMJudge(profile, rubric, config, JudgeCache(paths), _price(config))
+    return LLMJudge(profile, rubric, config, JudgeCache(paths), price_for(config))
 
 
-def _price(config: JudgeConfig) -> Price:
+def price_for(config: JudgeConfig) -> Price:
+    """The known price of the judge's model, overruled where the configuration names one."""
     known = price_of(config.model, endpoint.resolve_base_url(config.base_url))
     return Price(
         known.tokens_in if config.price_in is None else config.price_in,

@@ -9,15 +9,14 @@ was under way has been yielded.
 from __future__ import annotations
 
 import threading
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from charllm.core import completing, endpoint
 from charllm.core.judging.asking import Asker, Outcome, Question, Server
 from charllm.core.judging.cache import JudgeCache, answer_key
+from charllm.core.judging.calling import call_all
 from charllm.core.judging.gate import Gate
 from charllm.core.judging.levels import expected
 from charllm.core.judging.prices import Price, tokens_about
@@ -26,7 +25,7 @@ from charllm.core.judging.records import Item, Quote, Record
 from charllm.core.judging.rubric import Rubric
 from charllm.core.judging.unasked import unasked
 from charllm.data.dialogue import Message
-from charllm.data.errors import Text, UserError
+from charllm.data.errors import Text
 from charllm.data.profile import Profile
 
 if TYPE_CHECKING:
@@ -34,9 +33,6 @@ if TYPE_CHECKING:
 
 TOP = 20
 """Likeliest tokens asked for at each step; the protocol's most."""
-
-GIVE_UP_AFTER = 12
-"""So many calls in a row that failed, and the server is taken to be down."""
 
 SECONDS_A_CALL = 2.0
 """Assumed in a quote until a call of this judge has been measured."""
@@ -144,7 +140,7 @@ class LLMJudge:
         )
 
     def judge(self, items: Sequence[Item], stop: Callable[[], bool]) -> Iterator[Record]:
-        waiting: deque[_Task] = deque()
+        waiting: list[_Task] = []
         for item in items:
             if record := unasked(self, self.gate, self.rules, item):
                 yield record
@@ -156,39 +152,10 @@ class LLMJudge:
                     waiting.append(task)
         if waiting and not stop():
             self.asker.connect()
-            yield from self._call_all(waiting, stop)
-
-    def _call_all(self, waiting: deque[_Task], stop: Callable[[], bool]) -> Iterator[Record]:
-        """Keep ``in_flight`` calls under way; after the end wait for those that are."""
-        ended = threading.Event()
-        problem: UserError | None = None
-        failed = 0
-        with ThreadPoolExecutor(self.config.in_flight, thread_name_prefix="judge") as pool:
-            running: dict[Future[Outcome | None], _Task] = {}
-            try:
-                while True:
-                    if not ended.is_set() and stop():  # a request to stop is not taken back
-                        ended.set()
-                    while waiting and not ended.is_set() and len(running) < self.config.in_flight:
-                        task = waiting.popleft()
-                        running[pool.submit(self._ask, task, ended)] = task
-                    if not running:
-                        break
-                    # The timeout only lets ``stop`` be asked while everything waits for a server.
-                    for future in wait(running, 0.5, FIRST_COMPLETED).done:
-                        task, outcome = running.pop(future), _result(future)
-                        if isinstance(outcome, Outcome):
-                            failed = 0 if outcome.reached else failed + 1
-                            yield self._record(task, outcome)
-                            if failed == GIVE_UP_AFTER:
-                                outcome = self._down(outcome.parsed.reason)
-                        if isinstance(outcome, UserError):
-                            problem = problem or outcome
-                            ended.set()
-            finally:
-                ended.set()
-        if problem:
-            raise problem
+            server = endpoint.server_name(self.config.base_url)
+            in_flight = self.config.in_flight
+            for task, outcome in call_all(waiting, self._ask, in_flight, stop, server):
+                yield self._record(task, outcome)
 
     def _ask(self, task: _Task, ended: threading.Event) -> Outcome | None:
         in_words = self.prompts.messages(task.item, as_json=False)
@@ -242,17 +209,3 @@ class LLMJudge:
             cost=self.price.cost(tokens_in, tokens_cached, tokens_out) if outcome.paid else 0.0,
             seconds=outcome.answer.seconds,
         )
-
-    def _down(self, why: Text | None) -> UserError:
-        server = endpoint.server_name(self.config.base_url)
-        return UserError(
-            f"{server} has failed {GIVE_UP_AFTER} times in a row: {why.en if why else ''}",
-            f"{server} が{GIVE_UP_AFTER}回続けて応答しませんでした: {why.ja if why else ''}",
-        )
-
-
-def _result(future: Future[Outcome | None]) -> Outcome | UserError | None:
-    try:
-        return future.result()
-    except UserError as error:
-        return error

@@ -124,7 +124,7 @@ def _standing(rubric: Rubric, profile: Profile, as_json: bool) -> str:
     low, high = rubric.scale
     levels = "\n".join(f"{n}: {rubric.levels[n].in_(language)}" for n in range(low, high + 1))
     steps = "\n".join(f"{n}. {step.in_(language)}" for n, step in enumerate(rubric.steps, 1))
-    parts = [say("role"), say("data"), _about(profile, language)]
+    parts = [say("role"), say("data"), about(profile, language)]
     if "example" in rubric.needs and profile.examples:
         talk = "\n".join(
             f"{say('user')}: {example.user}\n{profile.name}: {example.reply}"
@@ -140,7 +140,7 @@ def _standing(rubric: Rubric, profile: Profile, as_json: bool) -> str:
     return "\n\n".join(parts)
 
 
-def _about(profile: Profile, language: Language) -> str:
+def about(profile: Profile, language: Language) -> str:
     """The whole profile: which facts a prompt happened to show must not decide a score."""
     speech, comma = profile.speech, "、" if language == "ja" else ", "
     said = comma.join(filter(None, [speech.first_person, *speech.endings, speech.tone]))

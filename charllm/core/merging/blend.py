@@ -7,25 +7,31 @@ good is not known here.
 
 from __future__ import annotations
 
+import math
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
-from charllm.core.merging.parents import Plan, plan_merge, read_header, shard_files
-from charllm.core.merging.publish import publish_adapter, publish_recipe
-from charllm.core.merging.recipe import LinearWeights, MergeRecipe, check_with_mergekit, renamed
+from charllm.core.merging.headers import read_header, shard_files
+from charllm.core.merging.parents import Parent, Plan, plan_merge, plan_recipe
+from charllm.core.merging.publish import model_card, publish_adapter, publish_recipe
+from charllm.core.merging.recipe import (
+    MergeRecipe,
+    Source,
+    check_with_mergekit,
+    renamed,
+    seed_note,
+)
+from charllm.core.merging.sources import Blended
 from charllm.data.config import Config, Paths
 from charllm.data.errors import Text, UserError
-from charllm.data.files import new_folder, read_json, write_json
-from charllm.data.progress import Reporter, Stopped
-
-if TYPE_CHECKING:
-    import torch
+from charllm.data.files import new_folder, read_json, write_json, write_text
+from charllm.data.progress import Reporter, Silent, Stopped
 
 COPIED = (
     "config.json",
@@ -36,21 +42,24 @@ COPIED = (
     "special_tokens_map.json",
     "added_tokens.json",
     "chat_template.jinja",
-    "model.safetensors.index.json",
 )
+_LAYER_FIELDS = ("num_hidden_layers", "layer_types")
+_SHARD = 2**31  # elements: 4 GB in 16 bits
 
 
 class MergeConfig(Config):
     """A merge to make. Relative ``recipe`` and ``out`` are under the project's root.
 
     ``form``: "model" a 16-bit model folder; "adapter" one LoRA adapter made of the parents';
-    "recipe" the recipe itself as a checkpoint (a few KB).
+    "recipe" the recipe itself as a checkpoint (a few KB). ``seed`` is DARE's, the same as
+    ``mergekit-yaml --random-seed``.
     """
 
     recipe: str = Field(min_length=1)
     out: str = Field(min_length=1)
     engine: Literal["resident", "mergekit"] = "resident"
     form: Literal["model", "adapter", "recipe"] = "model"
+    seed: int = Field(default=0, ge=0, lt=2**32)
     label_en: str = ""
     label_ja: str = ""
 
@@ -80,9 +89,9 @@ def run_merge(
     elif config.form == "adapter":
         publish_adapter(plan, out, label)
     elif config.engine == "mergekit":
-        merge_with_mergekit(plan, out)
+        merge_with_mergekit(plan, out, config.seed)
     else:
-        blend_model(plan, out, reporter)
+        blend_model(plan, out, reporter, config.seed)
     return {
         "out": str(out),
         "engine": config.engine,
@@ -100,119 +109,138 @@ def _refuse_foreign(out: Path) -> None:
         )
 
 
-def blended_tensors(plan: Plan, shard: Path) -> Iterator[tuple[str, torch.Tensor]]:
-    """``(name, blended tensor)`` for every tensor of one of the base's files, in its order.
-
-    Σ_b c_b·W_b + Σ_k w_k·s_k·B_k·A_k, accumulated in float32 and rounded once.
-    """
-    import torch
-
-    weights = LinearWeights(plan.recipe, plan.layers)
-    dtype = torch_dtype(plan.recipe.out_dtype or plan.recipe.dtype)
-    readers = {p.base: _Reader(p.base) for p in plan.parents}
-    for name in read_header(shard):
-        shares = weights.of(name)
-        by_base: dict[Path, float] = {}
-        for parent, share in zip(plan.parents, shares, strict=True):
-            by_base[parent.base] = by_base.get(parent.base, 0.0) + share
-        first = readers[plan.base].get(name)
-        total = torch.zeros(first.shape, dtype=torch.float32)
-        for base, share in by_base.items():
-            total.add_(readers[base].get(name).float(), alpha=share)
-        module = name.removesuffix(".weight")
-        for parent, share in zip(plan.parents, shares, strict=True):
-            lora = plan.adapters.get(parent.adapter) if parent.adapter else None
-            if lora is not None and module in lora.pairs:
-                down, up, scale = lora.pairs[module]
-                total.addmm_(up.float(), down.float(), alpha=share * scale)
-        yield name, total.to(dtype or first.dtype)
-
-
-def blend_model(plan: Plan, out: Path, reporter: Reporter) -> None:
-    """Write the blended model to ``out`` in the base's own file layout, atomically."""
+def blend_model(plan: Plan, out: Path, reporter: Reporter, seed: int = 0) -> None:
+    """Write the blended model to ``out``, atomically; in the base's own files where the recipe
+    keeps layers in their place, else in new ones."""
     from safetensors.torch import save_file
 
-    shards = shard_files(plan.base)
+    files = _files(plan)
+    tensors = Blended(plan, seed)
     with new_folder(out) as work:
-        for number, shard in enumerate(shards):
+        for number, (file, names) in enumerate(files.items()):
             if reporter.stop_requested():
                 raise Stopped
-            reporter.progress(number, len(shards), Text("blending", "重みを混ぜています"))
-            tensors = {name: tensor.contiguous() for name, tensor in blended_tensors(plan, shard)}
-            save_file(tensors, work / shard.name, metadata={"format": "pt"})
-            (work / shard.name).chmod(0o644)
-        _copy_rest(plan, work)
-        reporter.progress(len(shards), len(shards), Text("done", "完了"))
+            reporter.progress(number, len(files), Text("blending", "重みを混ぜています"))
+            made = {name: tensors.get(name).contiguous() for name in names}
+            save_file(made, work / file, metadata={"format": "pt"})
+            (work / file).chmod(0o644)
+        _copy_rest(plan, work, seed)
+        if len(files) > 1:
+            _write_index(plan, work, files)
+        reporter.progress(len(files), len(files), Text("done", "完了"))
 
 
-def merge_with_mergekit(plan: Plan, out: Path) -> None:
-    """The same recipe through mergekit itself (adapters are merged to full copies on disk)."""
+def _files(plan: Plan) -> dict[str, list[str]]:
+    """The output's tensors by file name."""
+    donor = plan.donor
+    if plan.rules.in_place and donor.recipe is None:
+        return {file.name: list(read_header(file)) for file in shard_files(donor.base)}
+    parts: list[list[str]] = [[]]
+    size = 0
+    for name, shape in plan.shapes.items():
+        size += math.prod(shape)
+        if size > _SHARD and parts[-1]:
+            parts.append([])
+            size = math.prod(shape)
+        parts[-1].append(name)
+    if len(parts) == 1:
+        return {"model.safetensors": parts[0]}
+    total = len(parts)
+    return {f"model-{k + 1:05d}-of-{total:05d}.safetensors": p for k, p in enumerate(parts)}
+
+
+def _write_index(plan: Plan, work: Path, files: Mapping[str, list[str]]) -> None:
+    where = {name: file for file, names in files.items() for name in names}
+    size = sum((work / file).stat().st_size for file in files)
+    index = {"metadata": {"total_size": size}, "weight_map": where}
+    write_json(work / "model.safetensors.index.json", index)
+
+
+def merge_with_mergekit(plan: Plan, out: Path, seed: int = 0) -> None:
+    """The same recipe through mergekit itself (adapters are merged to full copies on disk).
+
+    A parent that is a recipe is made first. The config is ours, because mergekit 0.1.5 cannot
+    write that of a Gemma or Qwen whose number of layers changed: it fails after the weights.
+    """
+    from huggingface_hub.errors import StrictDataclassError
     from mergekit.config import MergeConfiguration
     from mergekit.merge import run_merge as mergekit_merge
     from mergekit.options import MergeOptions
 
     check_with_mergekit(plan.recipe)
-    data = absolute(plan).model_dump(mode="json", exclude_none=True)
     with tempfile.TemporaryDirectory() as cache, new_folder(out) as work:
+        data = absolute(plan, Path(cache), seed).model_dump(mode="json", exclude_none=True)
         options = MergeOptions(
             lora_merge_cache=cache,
             lora_merge_dtype="float32" if plan.recipe.dtype == "float32" else None,
             copy_tokenizer=False,
             write_model_card=False,
+            random_seed=seed,
             quiet=True,
         )
-        mergekit_merge(MergeConfiguration.model_validate(data), str(work), options)
-        _copy_rest(plan, work, keep=("config.json", "model.safetensors.index.json"))
+        try:
+            mergekit_merge(MergeConfiguration.model_validate(data), str(work), options)
+        except StrictDataclassError as error:
+            if "layer_types" not in str(error):
+                raise
+        _copy_rest(plan, work, seed)
 
 
-def absolute(plan: Plan) -> MergeRecipe:
-    """The recipe with each parent's folder in full, so that it does not matter where one stands."""
-    found = {p.written: f"{p.base}+{p.adapter}" if p.adapter else str(p.base) for p in plan.parents}
-    if plan.recipe.base_model:
-        found[plan.recipe.base_model] = str(plan.base_model)
+def absolute(plan: Plan, made: Path, seed: int = 0) -> MergeRecipe:
+    """The recipe with each parent's folder in full; parents that are recipes are made under
+    ``made``.
+
+    So are adapters where the method draws at random: mergekit would merge them after it set the
+    seed, and loading a model for that uses up random numbers.
+    """
+    found = {}
+    draws = plan.recipe.merge_method.startswith("dare")
+    for number, parent in enumerate(plan.parents):
+        folder = made / f"parent-{number}"
+        if parent.recipe is not None:
+            blend_model(parent.recipe, folder, Silent(), seed)
+            found[parent.written] = str(folder)
+        elif parent.adapter is not None and draws:
+            blend_model(_alone(plan, parent), folder, Silent())
+            found[parent.written] = str(folder)
+        else:
+            base = str(parent.base)
+            found[parent.written] = f"{base}+{parent.adapter}" if parent.adapter else base
     return renamed(plan.recipe, found)
 
 
-def _copy_rest(plan: Plan, work: Path, keep: Sequence[str] = ()) -> None:
-    """Config, tokenizer and recipe beside the weights; the config names the new dtype."""
+def _alone(plan: Plan, parent: Parent) -> Plan:
+    """A parent by itself, in the recipe's working type."""
+    source = Source(model=parent.written, parameters={"weight": 1.0})
+    recipe = MergeRecipe(merge_method="linear", models=(source,), dtype=plan.recipe.dtype)
+    return plan_recipe(recipe, (parent,))
+
+
+def _copy_rest(plan: Plan, work: Path, seed: int) -> None:
+    """Config, tokenizer and recipe beside the weights."""
     for name in COPIED:
-        if (plan.base / name).is_file() and name not in keep:
+        if (plan.base / name).is_file():
             shutil.copy(plan.base / name, work / name)
+    index = plan.base / "model.safetensors.index.json"
+    if plan.rules.in_place and index.is_file() and not (work / index.name).exists():
+        shutil.copy(index, work / index.name)
+    write_json(work / "config.json", _out_config(plan))
+    write_text(work / "README.md", model_card(plan, seed))
+    write_text(
+        work / "mergekit_config.yml", f"{seed_note(plan.recipe, seed)}{plan.recipe.to_yaml()}"
+    )
+
+
+def _out_config(plan: Plan) -> dict[str, Any]:
+    """The donor's config.json with the new layers and the new dtype."""
+    config = read_json(plan.base / "config.json")
+    changed = {key: plan.config[key] for key in _LAYER_FIELDS if key in plan.config}
+    if "text_config" in config:
+        config["text_config"] = {**config["text_config"], **changed}
+    else:
+        config |= changed
     dtype = plan.recipe.out_dtype or plan.recipe.dtype
-    if dtype and "config.json" not in keep:
-        config = read_json(work / "config.json")
+    if dtype:
         config.pop("torch_dtype", None)
-        write_json(work / "config.json", {**config, "dtype": dtype})
-    plan.recipe.save(work / "mergekit_config.yml")
-
-
-class _Reader:
-    """Tensors of a model folder by name, memory-mapped."""
-
-    def __init__(self, folder: Path) -> None:
-        from safetensors import safe_open
-
-        self._open = {}
-        for file in shard_files(folder):
-            handle = safe_open(file, "pt")
-            for name in handle.keys():  # noqa: SIM118 - a safetensors handle is no dict
-                self._open[name] = handle
-
-    def get(self, name: str) -> torch.Tensor:
-        tensor: torch.Tensor = self._open[name].get_tensor(name)
-        return tensor
-
-
-def torch_dtype(name: str | None) -> torch.dtype | None:
-    """bfloat16, float16 or float32 by name; None keeps what the base has."""
-    import torch
-
-    if name is None:
-        return None
-    known = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
-    if name.removeprefix("torch.") not in known:
-        raise UserError(
-            f"dtype {name!r} is not known; use {', '.join(known)}.",
-            f"dtype「{name}」は使えません。{'、'.join(known)} のいずれかにしてください。",
-        )
-    return known[name.removeprefix("torch.")]
+        config["dtype"] = dtype
+    return config

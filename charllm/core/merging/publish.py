@@ -8,8 +8,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from charllm.core.merging.parameters import LinearWeights
 from charllm.core.merging.parents import Plan
-from charllm.core.merging.recipe import LinearWeights, MergeRecipe, adapter_weights, renamed
+from charllm.core.merging.recipe import MergeRecipe, adapter_weights, renamed
 from charllm.data.config import Paths
 from charllm.data.errors import Text, UserError
 from charllm.data.files import new_folder, read_json, write_json, write_text
@@ -26,7 +27,8 @@ def concatenated(plan: Plan) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """
     import torch
 
-    if len({p.base for p in plan.parents}) != 1 or not plan.adapters:
+    nested = any(parent.recipe is not None for parent in plan.parents)
+    if nested or len({p.base for p in plan.parents}) != 1 or not plan.adapters:
         raise UserError(
             "Only adapters on one base can become one adapter; make a model instead.",
             "1つのアダプターにできるのは、同じベースの上のアダプターだけです。"
@@ -86,6 +88,13 @@ def publish_recipe(plan: Plan, recipe_file: Path, out: Path, label: Text, paths:
     Paths become relative to the project's root, where ``mergekit-yaml`` is run.
     """
     for parent in plan.parents:
+        if parent.recipe is not None:
+            raise UserError(
+                f"{parent.written} is a recipe itself; write its weights out in this recipe, or "
+                "make a model.",
+                f"{parent.written} 自体がレシピです。その重みをこのレシピに書き込むか、"
+                "モデルとして書き出してください。",
+            )
         if parent.adapter is not None and parent.adapter.parent != paths.checkpoints.resolve():
             raise UserError(
                 f"{parent.written}: publish the adapter under checkpoints/ first.",
@@ -148,3 +157,28 @@ def _write_card(plan: Plan, work: Path, name: str, label: Text) -> None:
     )
     if licence.get("notice"):
         write_text(work / "NOTICE", licence["notice"] + "\n")
+
+
+def model_card(plan: Plan, seed: int) -> str:
+    """The README of a merged model: what of, how, how to make it again, under whose terms."""
+    recipe = plan.recipe
+    rows = "\n".join(f"- `{parent.written}`" for parent in plan.parents)
+    notices = [
+        (card.get("licence") or {}).get("notice", "")
+        for parent in plan.parents
+        if parent.adapter is not None and (card := _card(parent.adapter))
+    ]
+    draws = f" --random-seed {seed}" if recipe.merge_method.startswith("dare") else ""
+    terms = "\n".join(dict.fromkeys(notice for notice in notices if notice))
+    return (
+        "---\ntags:\n- merge\n- mergekit\n---\n\n"
+        f"# A {recipe.merge_method} merge / {recipe.merge_method} によるマージ\n\n{rows}\n\n"
+        f"Made by / 作り方: `mergekit-yaml mergekit_config.yml OUT{draws}`\n\n"
+        "The parents' licences apply to it.  \n親のライセンスが、このモデルにも適用されます。\n\n"
+        f"```yaml\n{recipe.to_yaml()}```\n" + (f"\n{terms}\n" if terms else "")
+    )
+
+
+def _card(folder: Path) -> dict[str, Any]:
+    file = folder / "card.json"
+    return read_json(file) if file.is_file() else {}

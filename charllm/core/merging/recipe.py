@@ -1,24 +1,22 @@
 """A merge recipe: mergekit's YAML, exactly; plain ``mergekit-yaml`` reads the same file.
 
-A parent is a model folder or ``base+adapter``. Paths are relative to the recipe's folder or to
-the project's root (where ``mergekit-yaml`` is run). It does not know tensors: blending is blend's.
+A parent is a model folder, ``base+adapter`` or another recipe. Paths are relative to the recipe's
+folder or to the project's root (where ``mergekit-yaml`` is run). It does not know tensors:
+blending is blend's.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
 from pydantic import Field, model_validator
 
+from charllm.core.merging.parameters import LAYER, LinearWeights
 from charllm.data.config import Config, dump_yaml
 from charllm.data.errors import UserError
 from charllm.data.files import write_text
-
-_LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.")
-_BEFORE_LAYERS = ("embed_tokens", "wte", "word_embeddings")
 
 
 class Source(Config):
@@ -86,10 +84,25 @@ class MergeRecipe(Config):
 
     @property
     def parents(self) -> tuple[str, ...]:
-        """Every parent once, in order of first mention."""
+        """Every parent once, in order of first mention; a base that is no source comes last."""
+        named = [source.model for source in self.models or ()]
+        for piece in self.slices or ():
+            named += [source.model for source in piece.sources]
+        named += [self.base_model] if self.base_model and self.models else []
+        return tuple(dict.fromkeys(named))
+
+    def as_slices(self, layers: int) -> tuple[Slice, ...]:
+        """The recipe as slices, for parents of ``layers`` layers: ``models`` become one slice.
+
+        Like mergekit, a base that is not among the models is added to them.
+        """
+        if self.slices:
+            return self.slices
         sources = list(self.models or ())
-        sources += [source for piece in self.slices or () for source in piece.sources]
-        return tuple(dict.fromkeys(source.model for source in sources))
+        if self.base_model and all(source.model != self.base_model for source in sources):
+            sources.append(Source(model=self.base_model))
+        span = {"layer_range": (0, layers)}
+        return (Slice(sources=tuple(source.model_copy(update=span) for source in sources)),)
 
 
 def check_with_mergekit(recipe: MergeRecipe) -> None:
@@ -102,6 +115,16 @@ def check_with_mergekit(recipe: MergeRecipe) -> None:
         raise UserError(
             f"mergekit refuses the recipe: {error}", f"mergekit がレシピを受け付けません: {error}"
         ) from error
+
+
+def seed_note(recipe: MergeRecipe, seed: int) -> str:
+    """A comment line for the YAML of a method that draws at random; else nothing.
+
+    mergekit takes the seed on its command line only.
+    """
+    if not recipe.merge_method.startswith("dare"):
+        return ""
+    return f"# mergekit-yaml THIS_FILE OUT --random-seed {seed}\n"
 
 
 def uniform_linear(
@@ -155,7 +178,9 @@ def renamed(recipe: MergeRecipe, names: Mapping[str, str]) -> MergeRecipe:
         return item.model_copy(update={"model": names.get(item.model, item.model)})
 
     def piece(item: Slice) -> Slice:
-        return item.model_copy(update={"sources": tuple(source(s) for s in item.sources)})
+        base = names.get(item.base_model, item.base_model) if item.base_model else None
+        sources = tuple(source(s) for s in item.sources)
+        return item.model_copy(update={"sources": sources, "base_model": base})
 
     changes: dict[str, Any] = {}
     if recipe.models:
@@ -165,121 +190,6 @@ def renamed(recipe: MergeRecipe, names: Mapping[str, str]) -> MergeRecipe:
     if recipe.base_model:
         changes["base_model"] = names.get(recipe.base_model, recipe.base_model)
     return recipe.model_copy(update=changes)
-
-
-def resolve_setting(setting: Any, tensor: str, t: float) -> Any:
-    """mergekit's rule for one parameter: a value, a gradient over t in [0, 1], or filters.
-
-    A list of numbers is interpolated at t; a list of ``{filter, value}`` gives the first whose
-    filter occurs in the tensor's name (no filter or ``*``: always). None where nothing applies.
-    """
-    if isinstance(setting, dict):
-        setting = [setting]
-    if not isinstance(setting, (list, tuple)):
-        return setting
-    if setting and isinstance(setting[0], dict):
-        for entry in setting:
-            wanted = entry.get("filter")
-            if wanted in (None, "*") or wanted in tensor:
-                return resolve_setting(entry["value"], tensor, t)
-        return None
-    if not setting:
-        return None
-    scaled = t * (len(setting) - 1)
-    low = int(scaled)
-    high = min(len(setting) - 1, low + 1)
-    return (1 - (scaled - low)) * float(setting[low]) + (scaled - low) * float(setting[high])
-
-
-class LinearWeights:
-    """Each parent's share of each tensor, in the recipe's terms (normalised where it says so)."""
-
-    def __init__(self, recipe: MergeRecipe, layers: int) -> None:
-        if recipe.merge_method != "linear" or recipe.modules:
-            raise UserError(
-                f"{recipe.merge_method!r} is not blended in memory, only linear is; "
-                "choose the mergekit engine for it.",
-                f"「{recipe.merge_method}」はメモリー上では混ぜられません（linear のみ）。"
-                "エンジンに mergekit を選んでください。",
-            )
-        self.recipe = recipe
-        self.parents = recipe.parents
-        self.layers = layers
-        self.slices = recipe.slices or (
-            Slice(
-                sources=tuple(
-                    source.model_copy(update={"layer_range": (0, layers)})
-                    for source in recipe.models or ()
-                )
-            ),
-        )
-        self.starts = self._tile()
-
-    def _tile(self) -> list[int]:
-        """First layer of each slice; refuses slices that do not keep every layer in its place."""
-        starts, at = [], 0
-        for piece in self.slices:
-            ranges = {source.layer_range for source in piece.sources}
-            (low, high) = next(iter(ranges)) or (0, 0)
-            if len(ranges) != 1 or low != at or high <= low:
-                at = -1
-                break
-            starts.append(low)
-            at = high
-        if at != self.layers:
-            raise UserError(
-                f"The recipe's slices must cover layers 0 to {self.layers} in order, all sources "
-                "with the same range; choose the mergekit engine to move layers.",
-                f"レシピの slices は 0 から {self.layers} までの層を順に、全ての親で同じ範囲で"
-                "覆う必要があります。層を動かす場合はエンジンに mergekit を選んでください。",
-            )
-        return starts
-
-    def of(self, tensor: str) -> list[float]:
-        """A weight per parent, in the order of ``parents``, for the tensor of this name.
-
-        Like mergekit, embeddings take the first slice's weights, norm and head the last's.
-        """
-        found = _LAYER.search(tensor)
-        if found:
-            layer = int(found.group(1))
-            index = max(i for i, start in enumerate(self.starts) if start <= layer)
-            low, high = self.slices[index].sources[0].layer_range or (0, self.layers)
-            t = (layer - low) / (high - low - 1) if high - low > 1 else 1.0
-        else:
-            index = 0 if any(part in tensor for part in _BEFORE_LAYERS) else -1
-            t = 0.0
-        piece = self.slices[index]
-        raw = dict.fromkeys(self.parents, 0.0)
-        for source in piece.sources:
-            raw[source.model] += self._weight(source, piece, tensor, t)
-        weights = list(raw.values())
-        if not self._normalised(piece, tensor, t):
-            return weights
-        total = sum(weights)
-        if total == 0:
-            raise UserError(
-                f"The weights of {tensor} add up to zero; give at least one parent a weight.",
-                f"{tensor} の重みの合計が 0 です。少なくとも1つの親に重みを付けてください。",
-            )
-        return [weight / total for weight in weights]
-
-    def _weight(self, source: Source, piece: Slice, tensor: str, t: float) -> float:
-        for level in (source.parameters, piece.parameters, self.recipe.parameters):
-            value = resolve_setting((level or {}).get("weight"), tensor, t)
-            if value is not None:
-                return float(value)
-        raise UserError(
-            f"The recipe gives {source.model} no weight for {tensor}.",
-            f"レシピに、{tensor} に対する {source.model} の重み（weight）がありません。",
-        )
-
-    def _normalised(self, piece: Slice, tensor: str, t: float) -> bool:
-        for level in (piece.parameters, self.recipe.parameters):
-            value = resolve_setting((level or {}).get("normalize"), tensor, t)
-            if value is not None:
-                return bool(value)
-        return True
 
 
 def adapter_weights(path: Path, layers: int | None = None) -> dict[str, float | tuple[float, ...]]:
@@ -338,8 +248,8 @@ def _layer_count(recipe: MergeRecipe, path: Path, names: Sequence[str]) -> int:
             from safetensors import safe_open
 
             with safe_open(file, "pt") as tensors:
-                found = [_LAYER.search(key) for key in tensors.keys()]  # noqa: SIM118
-            return max(int(match.group(1)) for match in found if match) + 1
+                found = [LAYER.search(key) for key in tensors.keys()]  # noqa: SIM118
+            return max(int(match.group(2)) for match in found if match) + 1
     raise UserError(
         f"{path}: its weights change with the layer, and no parent lies beside it to count layers.",
         f"{path}: 重みが層ごとに変わりますが、層の数を調べる親のアダプターが見つかりません。",

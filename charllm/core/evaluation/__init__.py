@@ -1,0 +1,1 @@
+"""What is said of variants from their judged replies: means, differences, ratings, reports."""

@@ -1,0 +1,297 @@
+"""The stage ``evolve``: from parents and questions to a recipe that is published with its report.
+
+It brings parts together that know nothing of each other: the plan and its engine, the questions
+with their facts, the judge, the search. It resumes from its folder after a kill.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from charllm.core.merging import planning
+from charllm.core.merging.coefficients import EMBEDDINGS, HEAD, layer_groups
+from charllm.core.merging.evolve_config import EvolveConfig
+from charllm.core.merging.genome import Space
+from charllm.core.merging.objective import Objective
+from charllm.core.merging.search import run_search
+from charllm.core.merging.search_config import plan as search_plan
+from charllm.core.merging.search_report import explain, plain
+from charllm.core.merging.splits import SPLITS, Splits, split_queries
+from charllm.core.merging.trial import LINE, PARTS, Question, Stage, Trial
+from charllm.data.config import Paths
+from charllm.data.errors import Text, UserError
+from charllm.data.files import write_json
+from charllm.data.profile import Profile, load_profile
+from charllm.data.progress import Reporter
+from charllm.data.queries import Query, load_queries
+
+if TYPE_CHECKING:
+    from charllm.core.merging.planning import Plan
+    from charllm.data.prompts import Row, Template
+
+ROWS = {"cpu": 16, "cuda": 128}
+
+
+def run_evolve(
+    config: EvolveConfig, reporter: Reporter, folder: Path, paths: Paths
+) -> dict[str, Any]:
+    """Search, choose, report, publish the choice; returns the report's verdicts and numbers.
+
+    Merges of adapters become ``checkpoints/<name>``, others a 16-bit model in the workspace.
+    ``Paused`` where a budget or the judge's quota is used up; ``Stopped`` when cancelled.
+    """
+    from charllm.core.judging.judges import open_judge
+    from charllm.core.judging.quality_marks import require
+    from charllm.core.judging.score import style_scorer
+    from charllm.core.merging.engines import open_engine
+
+    check_start(config, paths)
+    found = plan_for(config, paths)
+    found.require()
+    profile = load_profile(paths, config.profile)
+    reporter.progress(0, 1, Text("preparing the judge", "ジャッジを準備しています"))
+    with closing(open_judge(paths, profile, config.judge)) as judge:
+        mark = require(paths, config.profile, judge, insist=config.insist)
+        goal = Objective.parse(config.search.objective, {"score": judge.scale})
+        stage, splits = _stage(config, paths, profile, found, reporter)
+        goal.check([*PARTS, *(["loss"] if stage.lines else [])])
+        reporter.progress(0, 1, Text("loading the parents", "親モデルを読み込んでいます"))
+        with closing(open_engine(found, config.group_size)) as engine:
+            space = Space(tuple(engine.groups), len(engine.parents), method=config.method)
+            reporter.event("plan", parents=engine.parents, **plan_json(found))
+            trial = Trial(engine, stage, judge, style_scorer(paths, profile), reporter)
+            result = run_search(
+                config.search,
+                space,
+                splits,
+                None,
+                folder / "search",
+                reporter,
+                evaluate_many=trial.many,
+                objective=goal,
+            )
+            engine.recipe(result.chosen.coefficients).save(folder / "recipe.yaml")
+    report = {
+        **result.as_json(),
+        "parents": list(config.parents),
+        "quality": mark.as_json(),
+        "told": [text.as_json() for text in explain(result)],
+    }
+    write_json(folder / "report.json", report)
+    out = _publish(config, found, folder, paths, reporter)
+    return {
+        "out": str(out),
+        "chosen": result.chosen.id,
+        "over_uniform": result.over_uniform,
+        "over_parent": result.over_parent,
+        "gain_uniform": plain(result.gain_uniform),
+        "gain_parent": plain(result.gain_parent),
+        "candidates": len(result.generations) * result.plan.population,
+        "spent": plain(result.spent),
+        "quality": mark.as_json(),
+    }
+
+
+def _publish(
+    config: EvolveConfig, found: Plan, folder: Path, paths: Paths, reporter: Reporter
+) -> Path:
+    """The chosen recipe as a checkpoint where chat can blend it, else as a model."""
+    from charllm.core.merging.blend import MergeConfig, run_merge
+
+    adapters = found.engine == "adapter"
+    out = (paths.checkpoints if adapters else paths.models) / config.name
+    reporter.progress(1, 1, Text("publishing the choice", "結果を書き出しています"))
+    if adapters and out.exists():  # ``replace``: only now is there something to replace it with
+        shutil.rmtree(out)
+    merge = MergeConfig(
+        recipe=str(folder / "recipe.yaml"),
+        out=str(out),
+        form="recipe" if adapters else "model",
+        label_en=config.label_en,
+        label_ja=config.label_ja,
+    )
+    run_merge(merge, reporter, folder, paths)
+    shutil.copy(folder / "report.json", out / "report.json")
+    config.model_copy(update={"replace": False}).save(out / "evolve.yaml")
+    return out
+
+
+# ── before anything is loaded ─────────────────────────────────────────────────────────────────
+
+
+def check_start(config: EvolveConfig, paths: Paths) -> None:
+    """``UserError`` where the run could never end well."""
+    target = paths.checkpoints / config.name
+    if target.exists() and not config.replace:
+        raise UserError(
+            f"There is a checkpoint {config.name!r} already. Choose another name, or set replace.",
+            f"チェックポイント「{config.name}」はすでにあります。別の名前にするか、"
+            "replace を指定してください。",
+        )
+    split_queries(load_queries(query_file(config, paths)))
+
+
+def query_file(config: EvolveConfig, paths: Paths) -> Path:
+    return paths.queries / f"{config.queries or config.profile}.jsonl"
+
+
+def plan_for(config: EvolveConfig, paths: Paths) -> Plan:
+    """Engine and memory; ``UserError`` names what keeps the parents from being merged."""
+    return planning.plan(paths, config.parents, config.method, config.base)
+
+
+def plan_json(found: Plan) -> dict[str, Any]:
+    """What a page shows of a plan."""
+    return {
+        "engine": found.engine,
+        "device": found.device,
+        "where": found.where,
+        "weights_gb": found.weights_gb,
+        "buffers_gb": found.buffers_gb,
+        "total_gb": found.total_gb,
+        "host_gb": found.host_gb,
+        "fits": found.fits,
+        "reasons": [reason.as_json() for reason in found.reasons],
+    }
+
+
+def quote_evolve(config: EvolveConfig, paths: Paths) -> dict[str, Any]:
+    """What an evolution will take, before it starts: memory, candidates, replies."""
+    check_start(config, paths)
+    found = plan_for(config, paths)
+    splits = split_queries(load_queries(query_file(config, paths)))
+    if config.lines:
+        splits = _with_lines(splits, [LINE + one.id for one in _line_dialogues(config, paths)])
+    space = space_of(config, found)
+    made = search_plan(config.search, space, splits)
+    return {
+        "plan": plan_json(found),
+        "groups": list(space.groups),
+        "genes": made.genes,
+        "population": made.population,
+        "generations": made.generations,
+        "candidates": made.candidates,
+        "replies": made.replies,
+        "judge": config.judge.model_dump(mode="json"),
+    }
+
+
+def space_of(config: EvolveConfig, found: Plan) -> Space:
+    """The space of a plan, as its engine will have it."""
+    text = found.parents[0].config.get("text_config", found.parents[0].config)
+    groups = [name for name, _ in layer_groups(text["num_hidden_layers"], config.group_size)]
+    if found.engine == "adapter":
+        groups = [name for name in groups if name not in (EMBEDDINGS, HEAD)]
+    return Space(tuple(groups), len(found.parents), method=config.method)
+
+
+# ── what is asked ─────────────────────────────────────────────────────────────────────────────
+
+
+def _facts(
+    config: EvolveConfig,
+    paths: Paths,
+    profile: Profile,
+    queries: Sequence[Query],
+    reporter: Reporter,
+) -> dict[str, tuple[str, ...] | None]:
+    """The facts each question's prompt shows; None without retrieval."""
+    if not config.rag:
+        return dict.fromkeys((query.id for query in queries), None)
+    from charllm.core.embedding import EmbedderConfig, get_embedder
+    from charllm.core.retrieval import open_index, threshold_for
+
+    embedder = get_embedder(EmbedderConfig())
+    index = open_index(paths, profile, embedder)
+    if index.state().kind != "ready":
+        index.build(reporter)
+    limit = threshold_for(paths, profile.slug, embedder)
+    return {
+        query.id: tuple(
+            hit.fact for hit in index.retrieve(query.text, config.top_k, limit) if hit.used
+        )
+        for query in queries
+    }
+
+
+def _stage(
+    config: EvolveConfig, paths: Paths, profile: Profile, found: Plan, reporter: Reporter
+) -> tuple[Stage, Splits]:
+    """The questions as they are asked of every candidate, and which split each belongs to."""
+    from charllm.core.models import shared_tokenizer
+    from charllm.data.prompts import build_messages, end_ids, get_template, prompt_ids
+
+    queries = load_queries(query_file(config, paths))
+    reporter.progress(0, 1, Text("looking up the facts", "事実を検索しています"))
+    facts = _facts(config, paths, profile, queries, reporter)
+    tokenizer = shared_tokenizer(found.parents[0].base)
+    template = get_template(_template(config, found, profile))
+    questions = {
+        query.id: Question(
+            query.id,
+            query.text,
+            prompt_ids(
+                template,
+                tokenizer,
+                build_messages(profile, query.text, facts=facts[query.id] or None),
+            ),
+            query.gold,
+        )
+        for query in queries
+    }
+    lines = _lines(config, paths, profile, template, tokenizer)
+    stage = Stage(
+        tokenizer,
+        end_ids(template, tokenizer),
+        template.stop_strings,
+        questions,
+        lines,
+        config.preset,
+        config.rows or ROWS[found.device],
+    )
+    return stage, _with_lines(split_queries(queries), list(lines))
+
+
+def _template(config: EvolveConfig, found: Plan, profile: Profile) -> str:
+    from charllm.core.catalog import find_model, template_name
+
+    if config.template != "auto":
+        return config.template
+    home = found.parents[0].base
+    try:
+        return template_name(find_model(home.name), profile.language)
+    except UserError:
+        return template_name(find_model(str(home)), profile.language)
+
+
+def _line_dialogues(config: EvolveConfig, paths: Paths) -> list[Any]:
+    from charllm.core.training_data import split_dialogues
+    from charllm.data.dialogue import dataset_path, load_dialogues
+
+    dialogues = load_dialogues(dataset_path(paths, config.lines))
+    share = min(config.lines_held_out, 0.999)
+    return split_dialogues(dialogues, "all", share, config.lines_seed)[1]
+
+
+def _lines(
+    config: EvolveConfig, paths: Paths, profile: Profile, template: Template, tokenizer: Any
+) -> dict[str, Row]:
+    """The held-out dialogues as rows, with the facts that their replies rely on."""
+    if not config.lines:
+        return {}
+    from charllm.core.training_data import build_rows, choose_facts
+
+    dialogues = _line_dialogues(config, paths)
+    examples = choose_facts(dialogues, profile, 1.0 if config.rag else 0.0, config.lines_seed)
+    rows = build_rows(examples, profile, template, tokenizer, max_length=100_000)
+    return {LINE + one.id: row for one, row in zip(dialogues, rows, strict=True)}
+
+
+def _with_lines(splits: Splits, lines: Sequence[str]) -> Splits:
+    """Lines are dealt out to the splits in turn, so that none is both tuned and reported on."""
+    dealt = {split: tuple(lines[place :: len(SPLITS)]) for place, split in enumerate(SPLITS)}
+    return Splits(*(splits.of(split) + dealt[split] for split in SPLITS))

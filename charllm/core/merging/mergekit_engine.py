@@ -1,0 +1,162 @@
+"""Every other method of mergekit, tensor by tensor through its in-memory functions.
+
+Slower than the dense engine by one or two orders of magnitude (mergekit allocates and walks over
+a tensor many times), but any method that mergekit knows can be searched over.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from charllm.core.merging.coefficients import EMBEDDINGS, HEAD, Coefficients, layer_groups
+from charllm.core.merging.engines import Effect
+from charllm.core.merging.layout import Layout
+from charllm.core.merging.recipe import MergeRecipe, Slice, Source
+from charllm.core.merging.sources import Tensors
+from charllm.core.merging.written import setting_for
+from charllm.data.errors import UserError
+
+
+def known_methods() -> list[str]:
+    """All methods that the installed mergekit has."""
+    from mergekit import merge_methods
+
+    return sorted(method.spec.name for method in merge_methods.registered_methods())
+
+
+class MergekitEngine:
+    """``model``, a causal LM; ``sources`` as the dense engine takes them.
+
+    A candidate's weights are given to methods that take a weight for each parent; ``extra`` holds
+    the method's numbers by mergekit's names, and ``seed``.
+    """
+
+    batched = False
+
+    def __init__(
+        self,
+        model: Any,
+        sources: Mapping[str, Tensors],
+        group_size: int,
+        method: str,
+        base: str = "",
+    ) -> None:
+        from mergekit import merge_methods
+
+        known = known_methods()
+        if method not in known:
+            raise UserError(
+                f"mergekit does not know the method {method!r}; it has {', '.join(known)}.",
+                f"mergekit に「{method}」という方法はありません。使えるもの: {'、'.join(known)}。",
+            )
+        config = model.config.get_text_config()
+        self.layout_groups = layer_groups(config.num_hidden_layers, group_size)
+        self.model = model
+        self.base = base
+        self.method = method
+        self.parents = [name for name in sources if name != base]
+        self._order = [*([base] if base else []), *self.parents]
+        self._sources = dict(sources)
+        self._parameters = dict(model.named_parameters())
+        shapes = {name: tuple(parameter.shape) for name, parameter in self._parameters.items()}
+        self.layout = Layout(shapes, self.layout_groups)
+        self.groups = self.layout.groups
+        self._spec = merge_methods.get(method).spec
+        self._check_parents()
+
+    def apply(self, genome: Coefficients) -> Effect:
+        """Make each tensor with mergekit and copy it into the model."""
+        import torch
+
+        genome.check(self.groups, len(self.parents), known_methods())
+        started = time.perf_counter()
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            torch.manual_seed(round(genome.number("seed", 0)))
+            for name in sorted(self.layout.places):  # mergekit's own order of random numbers
+                self._parameters[name].copy_(self._made(genome, name))
+        return Effect(time.perf_counter() - started)
+
+    def recipe(self, genome: Coefficients, dtype: str = "bfloat16") -> MergeRecipe:
+        """The candidate as mergekit's YAML."""
+        inner = range(1, len(self.layout_groups) - 1)
+        return MergeRecipe(
+            merge_method=self.method,
+            slices=tuple(self._slice(genome, number, len(inner)) for number in inner),
+            base_model=self.base or None,
+            dtype="float32",
+            out_dtype=dtype,
+        )
+
+    def close(self) -> None:
+        self._sources, self._parameters, self.model = {}, {}, None
+
+    def _check_parents(self) -> None:
+        try:
+            self._spec.contract.validate_ids(self._order, self.base or None)
+        except ValueError as error:
+            raise UserError(
+                f"mergekit's {self.method} does not take these parents: {error}",
+                f"mergekit の {self.method} はこの親の組み合わせを受け付けません: {error}",
+            ) from error
+
+    def _made(self, genome: Coefficients, name: str) -> Any:
+        import torch
+        from mergekit.merge_methods.api import merge_tensors
+
+        group = self.layout.places[name].group
+        tensors = [self._sources[parent].get(name) for parent in self._order]
+        return merge_tensors(
+            tensors,
+            self.method,
+            parameters=self._numbers(genome, group),
+            ids=self._order,
+            base_index=0 if self.base else None,
+            name=name,
+            dtype=torch.float32,
+        )
+
+    def _numbers(self, genome: Coefficients, group: str) -> dict[str, Any]:
+        """What the method is told about a group, by mergekit's names; defaults are left out."""
+        found: dict[str, Any] = {}
+        for parameter in self._spec.input_parameters:
+            if parameter.name == "weight":
+                found["weight"] = dict(zip(self.parents, genome.weights[group], strict=True))
+            elif self._given(genome, parameter.name):
+                found[parameter.name] = {
+                    name: genome.number(parameter.name, 0.0, group, k)
+                    for k, name in enumerate(self.parents)
+                }
+        for parameter in self._spec.shared_parameters:
+            if self._given(genome, parameter.name):
+                found[parameter.name] = genome.number(parameter.name, 0.0, group)
+            elif parameter.name == "t":  # how much of the second model
+                found["t"] = genome.shares(group)[-1]
+        return found
+
+    def _given(self, genome: Coefficients, name: str) -> bool:
+        return any(key.split("@")[0].split("#")[0] == name for key in genome.extra)
+
+    def _slice(self, genome: Coefficients, number: int, count: int) -> Slice:
+        group, layers = self.layout_groups[number]
+        spoken = [
+            group,
+            *([EMBEDDINGS] if number == 1 else []),
+            *([HEAD] if number == count else []),
+        ]
+        numbers = {name: self._numbers(genome, name) for name in spoken if name in self.groups}
+        span = (layers[0], layers[-1] + 1)
+        sources = [Source(model=self.base, layer_range=span)] if self.base else []
+        shared: dict[str, Any] = {}
+        for name, value in numbers[group].items():
+            if not isinstance(value, dict):
+                shared[name] = setting_for({g: n[name] for g, n in numbers.items()}, group)
+        for parent in self.parents:
+            own = {
+                name: setting_for({g: n[name][parent] for g, n in numbers.items()}, group)
+                for name, value in numbers[group].items()
+                if isinstance(value, dict)
+            }
+            sources.append(Source(model=parent, layer_range=span, parameters=own or None))
+        return Slice(sources=tuple(sources), parameters=shared or None)
