@@ -337,7 +337,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "learning_rate": 1e-3,
         "epochs": 2.0,
         "batch_size": 6,
-        "limit": 72,
+        "limit": 60,
     },
     "study": {
         "r": 16,
