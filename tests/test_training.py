@@ -430,6 +430,10 @@ def test_what_cannot_start_says_why(home: Paths, train: Train) -> None:
     if not torch.cuda.is_available():
         with pytest.raises(UserError, match="CUDA"):
             train(Listener(), quantization="nf4")
+    for name in ("trackio", "wandb"):
+        if importlib.util.find_spec(name) is None:
+            with pytest.raises(UserError, match=f"pip install {name}"):
+                train(Listener(), report_to=name)
     with pytest.raises(UserError, match="name one"):
         train(Listener(), template="auto")
     with pytest.raises(UserError, match=r"nobody\.jsonl does not exist"):

@@ -6,6 +6,7 @@ dialogues themselves forbid is found in ``training_data``, also before any weigh
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ def check_start(config: TrainConfig, paths: Paths) -> None:
     """
     if config.backend == "local":
         _check_device(config)
+        _check_reports(config)
         check_base(config.base, paths)
     target = paths.checkpoints / config.name
     if target.exists() and not config.replace:
@@ -47,6 +49,17 @@ def _check_device(config: TrainConfig) -> None:
             "Set quantization to none.",
             "4ビットでの学習には CUDA のデバイスが必要です（CPU では勾配が正しくなりません）。"
             "quantization を none にしてください。",
+        )
+
+
+def _check_reports(config: TrainConfig) -> None:
+    name = config.report_to
+    if name != "none" and importlib.util.find_spec(name) is None:
+        raise UserError(
+            f"report_to: the package {name} is not installed. Install it (pip install {name}), or "
+            "set report_to to none.",
+            f"report_to: パッケージ {name} がありません。インストールする（pip install {name}）か、"
+            "report_to を none にしてください。",
         )
 
 
