@@ -75,7 +75,7 @@ def random_lora(model: Any, folder: Path, seed: int) -> None:
     folder.mkdir(parents=True)
     names = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
     LoraConfig(r=16, lora_alpha=32, target_modules=names, task_type="CAUSAL_LM").save_pretrained(
-        folder
+        str(folder)
     )
     save_file(
         {key: tensor.bfloat16() for key, tensor in tensors.items()},
