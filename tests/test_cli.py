@@ -245,3 +245,21 @@ def test_models_and_doctor(capsys: Capture) -> None:
     assert gemma["ready"] is False
     report = call(capsys, "doctor")
     assert {"python", "torch", "device", "memory_gb", "models", "missing"} <= report.keys()
+
+
+def test_training_is_set_and_checked_without_being_started(
+    capsys: Capture, installation: Paths, base_folder: Path
+) -> None:
+    installation.models.mkdir(parents=True)
+    (installation.models / base_folder.name).symlink_to(base_folder)
+    own = ["--set", "name=mine", "--set", "profile=ayane", "--set", "dataset=ayane"]
+    found = call(capsys, "train", "--preset", "demo", *own, "--check")
+    assert found["rows"] == 60 and found["held_out_rows"] > 0 and found["memory"]
+    more = call(capsys, "train", "--preset", "demo", *own, "--set", "limit=30", "--check")
+    assert more["rows"] == 30
+    assert "NAME=VALUE" in mistake(capsys, "train", "--preset", "demo", "--set", "rank=3")
+    assert "--preset" in mistake(capsys, "train")
+    assert "learning_rate" in mistake(
+        capsys, "train", "--preset", "demo", *own, "--set", "learning_rate=7", "--check"
+    )
+    assert list_runs(installation) == []

@@ -1,4 +1,4 @@
-"""What a finished training run publishes: adapter, configuration, card, notice and description.
+"""What a finished training run publishes: adapter, settings, card, curves, notice, description.
 
 The adapter is stored in bfloat16 and names its base, never a path. Licence notices that a derived
 adapter has to carry stand here.
@@ -11,8 +11,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from charllm.core.training_readme import curves_svg, readme
 from charllm.data.config import Paths
 from charllm.data.files import new_folder, write_json, write_text
+from charllm.data.prompts import IGNORED, end_id
 
 if TYPE_CHECKING:
     from charllm.core.training_config import TrainConfig
@@ -47,13 +49,17 @@ def publish(
 ) -> dict[str, Any]:
     """Write ``checkpoints/<name>`` atomically; returns the numbers of its card."""
     losses = watch.losses(trainer)
+    curve = watch.curve(trainer)
     card = make_card(config, material, losses, samples, watch.seconds)
     target = paths.checkpoints / config.name
     with new_folder(target) as work:
         save_adapter(trainer.model, work, Path(config.base).name)
         config.model_copy(update={"replace": False}).save(work / "train.yaml")
         write_json(work / "card.json", card)
-        write_text(work / "README.md", readme(config, card))
+        write_json(work / "curves.json", {"steps": curve, "epochs": losses})
+        if curve:
+            write_text(work / "curves.svg", curves_svg(curve, losses))
+        write_text(work / "README.md", readme(config, card, curve, material.profile.language))
         if card["licence"]["notice"]:
             write_text(work / "NOTICE", card["licence"]["notice"] + "\n")
         size = (work / "adapter_model.safetensors").stat().st_size
@@ -116,6 +122,7 @@ def make_card(
         "dialogues": len(material.dialogues),
         "held_out": len(material.held_out),
         "learnt_tokens": material.learnt,
+        "labels": labels_checked(material),
         "losses": losses,
         "held_out_loss": _held_out(config, losses),
         "stopped": sum(sample["stopped"] for sample in samples),
@@ -123,6 +130,22 @@ def make_card(
         "seconds": seconds,
         "versions": {name: version(name) for name in PACKAGES},
         "licence": licence(config.base),
+    }
+
+
+def labels_checked(material: Material) -> dict[str, Any]:
+    """What the check before the start found: rows, learnt tokens, one end token behind each row.
+
+    ``one_end_token`` counts the rows that learn it exactly once and last; a run starts only where
+    all do.
+    """
+    end = end_id(material.template, material.tokenizer)
+    rows = [*material.rows, *material.held_out_rows]
+    return {
+        "rows": len(rows),
+        "learnt_tokens": sum(label != IGNORED for row in rows for label in row.labels),
+        "one_end_token": sum(r.labels.count(end) == 1 and r.labels[-1] == end for r in rows),
+        "end_token": material.tokenizer.convert_ids_to_tokens(end),
     }
 
 
@@ -141,45 +164,3 @@ def licence(base: str) -> dict[str, str]:
     name = next((model.license for model in CATALOG if base in (model.id, model.hub_id)), "")
     notices = [NOTICES[part] for part in name.split(", ") if part in NOTICES]
     return {"name": name or "that of the base / ベースに従う", "notice": "\n".join(notices)}
-
-
-def readme(config: TrainConfig, card: dict[str, Any]) -> str:
-    """The model card, in both languages."""
-    label, terms = card["label"], card["licence"]
-    first, last = card["losses"][0]["eval_loss"], card["held_out_loss"]
-    rows = "\n".join(
-        f"| {s['question']} | {'・'.join(s['facts']) or '-'} | {_cell(s['reply'])} | "
-        f"{'yes' if s['stopped'] else 'no'} |"
-        for s in card["samples"]
-    )
-    change = f"{first:.2f} → {last:.2f}" if first is not None and last is not None else "-"
-    return f"""# {config.name}
-
-{label["en"]} / {label["ja"]}
-
-A LoRA adapter (r {config.r}) for `{card["base"]}`, trained by charllm on {card["dialogues"]}
-dialogues of the profile `{config.profile}` (dataset `{config.dataset}`, half `{config.half}`). It
-changes the base's behaviour; it is not the base. `train.yaml` makes it again:
-`python -m charllm train checkpoints/{config.name}/train.yaml` (set `replace: true`).
-
-`{card["base"]}` 用の LoRA アダプター（r {config.r}）です。プロファイル `{config.profile}` の会話
-{card["dialogues"]} 件（データセット `{config.dataset}`、`{config.half}`）で学習しました。
-`train.yaml` で同じものを作り直せます。
-
-| | |
-|---|---|
-| held-out loss per token / 検証用の会話での損失 | {change} |
-| replies that end by themselves / 自分で終わる返答 | {card["stopped"]} / {len(card["samples"])} |
-| training / 学習時間 | {card["seconds"]:.0f} s |
-| licence / ライセンス | {terms["name"]} |
-
-{terms["notice"]}
-
-| question / 質問 | facts / 事実 | reply / 返答 | ended / 終了 |
-|---|---|---|---|
-{rows}
-"""
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")

@@ -92,6 +92,12 @@ KINDS: dict[str, Kind] = {
         False,
         Text("Check a judge", "ジャッジの検査"),
     ),
+    "export": Kind(
+        "charllm.core.exporting:ExportConfig",
+        "charllm.core.exporting:run_export",
+        False,
+        Text("Export", "書き出し"),
+    ),
     "evolve": Kind(
         "charllm.core.merging.evolve_config:EvolveConfig",
         "charllm.core.merging.evolving:run_evolve",

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from charllm.data.config import Paths
 from charllm.data.errors import Text
-from charllm.services import verbs, verbs_data, verbs_judge
+from charllm.services import verbs, verbs_data, verbs_judge, verbs_models
 
 
 class Argument(NamedTuple):
@@ -240,8 +240,21 @@ VERBS: tuple[Verb, ...] = (
             arg("config", metavar="CONFIG", nargs="?", default="", help=RECIPE),
             arg("--preset", default="", choices=("demo", "study", "study-early")),
             arg("--set", action="append", default=[], metavar="NAME=VALUE"),
+            arg("--check", action="store_true", help="rows, labels, leaks, memory; start nothing"),
         ),
         verbs.train,
+    ),
+    Verb(
+        "export",
+        Text("write a model, an adapter or a GGUF file", "モデル・アダプター・GGUF を書き出す"),
+        (
+            arg("source", metavar="SOURCE", help="a checkpoint, a recipe, or for GGUF a model"),
+            arg("--to", default="merged", choices=("merged", "adapter", "gguf")),
+            arg("--out", default="", metavar="NAME", help="a name, or a folder"),
+            arg("--quantization", default="bf16", choices=("bf16", "f16", "q8_0")),
+            arg("--replace", action="store_true", help="overwrite an earlier export"),
+        ),
+        verbs_models.export,
     ),
     Verb(
         "evolve",

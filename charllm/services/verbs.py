@@ -151,7 +151,25 @@ def train(paths: Paths, options: Namespace) -> Any:
             raise UserError(f"{path} holds no settings.", f"{path} に設定が書かれていません。")
         values |= read
     values = apply_texts(TrainConfig, values, options.set)
+    if options.check:
+        return _check_training(paths, TrainConfig.from_data(values, where))
     return run_kind(paths, "train", values, name=name, where=where)
+
+
+def _check_training(paths: Paths, config: Any) -> dict[str, Any]:
+    from charllm.services.train_look import look
+
+    found = look(config, paths)
+    if found.blocks and found.problem is not None:
+        raise found.problem
+    train, held_out = found.rows
+    return {
+        "rows": train,
+        "held_out_rows": held_out,
+        **found.totals,
+        "memory": found.memory,
+        "seconds": found.seconds,
+    }
 
 
 def evolve(paths: Paths, options: Namespace) -> Any:
