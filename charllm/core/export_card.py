@@ -12,11 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from charllm.core.model_files import CARD
+from charllm.core.models import shared_tokenizer
 from charllm.core.training_card import licence
 from charllm.core.training_readme import hub_id, licence_fields
 from charllm.data.config import dump_yaml
 from charllm.data.errors import Text
 from charllm.data.files import read_json, write_json, write_text
+from charllm.data.template_jinja import chat_template
+from charllm.data.templates import get_template
 
 if TYPE_CHECKING:
     from charllm.core.export_source import Source
@@ -27,13 +30,20 @@ _NOTICES = ("NOTICE", "NOTICE.txt", "LICENSE", "LICENSE.txt", "LICENSE.md", "USE
 
 def template_text(source: Source) -> str | None:
     """The Jinja text of the template that the weights were taught with; None: the base's own."""
-    from charllm.core.models import shared_tokenizer
-    from charllm.data.template_jinja import chat_template
-    from charllm.data.templates import get_template
-
     if source.template in ("", "tokenizer"):
         return None
-    return chat_template(get_template(source.template), shared_tokenizer(source.base).bos_token)
+    return chat_template(get_template(source.template), _beginning_token(source.base))
+
+
+def _beginning_token(folder: Path) -> str | None:
+    """From the tokenizer's settings where they name it: a large vocabulary takes long to load."""
+    file = folder / "tokenizer_config.json"
+    settings = read_json(file) if file.is_file() else {}
+    if "bos_token" in settings:
+        found = settings["bos_token"]
+        return found["content"] if isinstance(found, dict) else found
+    token: str | None = shared_tokenizer(folder).bos_token
+    return token
 
 
 def carried_template(source: Source, work: Path) -> None:

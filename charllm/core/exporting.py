@@ -43,6 +43,8 @@ TOKENIZER_FILES = (
     "chat_template.jinja",
 )
 MODEL_FILES = ("generation_config.json", *TOKENIZER_FILES)
+_ENDINGS = {"merged": "-merged", "adapter": "-adapter", "gguf": "-gguf"}
+"""Behind the source's name, where no other is given."""
 _REST = 100_000_000
 """Bytes for tokenizer, configuration and card."""
 
@@ -74,9 +76,10 @@ class ExportConfig(Config):
         "",
         "Name or folder",
         "名前かフォルダー",
-        "A name lies in the workspace: models/ for a model, else exports/. Empty: the source's.",
+        "A name lies in the workspace: models/ for a model, else exports/. Empty: the source's "
+        "with an ending.",
         "名前だけなら作業フォルダーの models/（モデル）か exports/ に置きます。"
-        "空欄なら元の名前です。",
+        "空欄なら元の名前から付けます。",
         group="what",
         simple=True,
     )
@@ -135,7 +138,7 @@ def run_export(
 
 def target_folder(config: ExportConfig, source: Source, paths: Paths) -> Path:
     """The folder that is written: a name's in the workspace, else the path from the root."""
-    name = config.out or source.name
+    name = config.out or source.name + _ENDINGS[config.to]
     if SLUG.fullmatch(name):
         home = paths.models if config.to == "merged" else paths.workspace / "exports"
         return home / name
@@ -286,12 +289,12 @@ def _write_adapter(job: _Job) -> dict[str, Any]:
 
 
 def _write_gguf(job: _Job) -> dict[str, Any]:
-    """One GGUF file, named after its folder and its numbers."""
+    """One GGUF file, named after its source and its numbers."""
     from charllm.core.gguf_export import write_gguf
 
     numbers = job.config.quantization
-    file = job.work / f"{job.name}-{numbers}.gguf"
-    write_gguf(job.source, file, numbers, job.name, job.tick)
+    file = job.work / f"{job.source.name}-{numbers}.gguf"
+    write_gguf(job.source, file, numbers, job.source.name, job.tick)
     found = {"quantization": numbers, "file": file.name}
     write_card("gguf", job.source, job.work, job.name, found)
     return {"file": file.name}

@@ -1,9 +1,7 @@
 """A model as one GGUF file, written tensor by tensor with llama.cpp's ``gguf`` library.
 
-Names, types and special tokens are the library's; what each family needs beside them is here. A
-family is offered only where reading its file back gives the same logits (``tests``); any other,
-and every setting of a model that GGUF or llama.cpp's version of the family cannot express, is
-refused.
+Names, types and special tokens are the library's; which models there can be, and how their
+positions are scaled, is in ``gguf_families``, the vocabulary in ``gguf_tokenizer``.
 """
 
 from __future__ import annotations
@@ -12,10 +10,19 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from charllm.core.export_card import source_licence, template_text
 from charllm.core.export_source import Source
+from charllm.core.gguf_families import (
+    Family,
+    check_family,
+    head_size_of,
+    layers_of,
+    refuse,
+    rope_factors,
+    rope_of,
+)
 from charllm.core.gguf_tokenizer import Vocabulary, read_vocabulary
 from charllm.core.merging.headers import text_config
 from charllm.core.training_readme import licence_fields
@@ -26,31 +33,8 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
-LOCAL_THETA = 10_000.0
-"""Gemma 3's base of positions in sliding layers, fixed in llama.cpp."""
-
-
-@dataclass(frozen=True)
-class Family:
-    """``permuted``: queries and keys are stored in llama.cpp's order of rotary pairs, and the
-    vocabulary's size and the rotary width are named. ``shifted``: norms are stored plus one."""
-
-    arch: str
-    activation: str = "silu"
-    permuted: bool = False
-    shifted: bool = False
-    head_sizes: bool = False
-
-
-FAMILIES = {
-    "llama": Family("llama", permuted=True),
-    "mistral": Family("llama", permuted=True),
-    "gemma2": Family("gemma2", "gelu_pytorch_tanh", shifted=True, head_sizes=True),
-    "gemma3_text": Family("gemma3", "gelu_pytorch_tanh", shifted=True, head_sizes=True),
-    "qwen2": Family("qwen2"),
-    "qwen3": Family("qwen3", head_sizes=True),
-}
-"""By config.json's ``model_type``."""
+_PIECE = 2**24
+"""Weights that are rounded at once."""
 
 
 def write_gguf(
@@ -68,7 +52,9 @@ def write_gguf(
     vocabulary = read_vocabulary(source.base, config["vocab_size"])
     kind = gguf.GGMLQuantizationType[quantization.upper()]
     arch = {label: key for key, label in gguf.MODEL_ARCH_NAMES.items()}[family.arch]
-    entries = dict(_entries(source, config, gguf.get_tensor_name_map(arch, _layers(config)), kind))
+    entries = dict(
+        _entries(source, config, gguf.get_tensor_name_map(arch, layers_of(config)), kind)
+    )
     writer = gguf.GGUFWriter(file, family.arch)
     _describe(writer, source, name, quantization)
     _add_config(writer, family, config)
@@ -91,104 +77,7 @@ def write_gguf(
     writer.close()
 
 
-# What is refused
-
-
-def check_family(source: Source, config: Mapping[str, Any]) -> Family:
-    """The family, if the model is one that was checked and has nothing that would be lost."""
-    kind = str(config.get("model_type"))
-    family = FAMILIES.get(kind)
-    if family is None:
-        known = ", ".join(FAMILIES)
-        _refuse(source, f"model_type {kind}", f"it can be done for: {known}")
-    act = config.get("hidden_activation") or config.get("hidden_act") or family.activation
-    wanted = {
-        "hidden_act": (act, family.activation),
-        "attention_bias": (bool(config.get("attention_bias")), False),
-        "mlp_bias": (bool(config.get("mlp_bias")), False),
-        "use_sliding_window": (bool(config.get("use_sliding_window")), False),
-        "use_bidirectional_attention": (bool(config.get("use_bidirectional_attention")), False),
-    }
-    if family.shifted:
-        scalar = config.get("query_pre_attn_scalar", config["head_dim"])
-        wanted["query_pre_attn_scalar"] = (scalar, config["head_dim"])
-    if kind == "gemma3_text":
-        wanted |= _gemma3_settings(config)
-    if kind == "gemma2":
-        kinds = config.get("layer_types") or _alternating(_layers(config), 2)
-        wanted["layer_types"] = (kinds, _alternating(_layers(config), 2))
-    for field, (found, needed) in wanted.items():
-        if found != needed:
-            _refuse(source, f"{field}: {found}", f"it has to be {needed}")
-    if _rope(config).get("rope_type", "default") not in ("default", "llama3", "linear"):
-        _refuse(source, f"rope_type: {_rope(config)['rope_type']}", "default, llama3, linear")
-    return family
-
-
-def _gemma3_settings(config: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """What llama.cpp takes for granted of Gemma 3: every sixth layer sees everything."""
-    usual = _alternating(_layers(config), 6)
-    ropes = config.get("rope_parameters") or {}
-    local = ropes.get("sliding_attention") or {"rope_theta": config.get("rope_local_base_freq")}
-    return {
-        "layer_types": (config.get("layer_types") or usual, usual),
-        "sliding_attention.rope_theta": (local["rope_theta"] or LOCAL_THETA, LOCAL_THETA),
-        "final_logit_softcapping": (config.get("final_logit_softcapping"), None),
-        "attn_logit_softcapping": (config.get("attn_logit_softcapping"), None),
-    }
-
-
-def _alternating(layers: int, every: int) -> list[str]:
-    kinds = ("full_attention", "sliding_attention")
-    return [kinds[(layer + 1) % every != 0] for layer in range(layers)]
-
-
-def _refuse(source: Source, what: str, why: str) -> NoReturn:
-    raise UserError(
-        f"{source.base.name} cannot be written as GGUF here ({what}; {why}). Export it as merged, "
-        "and convert that with llama.cpp's own converter.",
-        f"{source.base.name} はここでは GGUF に書き出せません（{what}; {why}）。merged で書き出し、"
-        "llama.cpp の変換ツールを使ってください。",
-    )
-
-
 # Settings
-
-
-def _layers(config: Mapping[str, Any]) -> int:
-    return int(config["num_hidden_layers"])
-
-
-def _head_size(config: Mapping[str, Any]) -> int:
-    return int(config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"])
-
-
-def _rope(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Positions of the layers that see everything, as transformers 5 or 4 write them."""
-    found = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    found = found.get("full_attention", found)
-    kind = found.get("rope_type") or found.get("type") or "default"
-    theta = found.get("rope_theta") or config.get("rope_theta") or 10_000.0
-    return {**found, "rope_type": kind, "rope_theta": float(theta)}
-
-
-def rope_factors(config: Mapping[str, Any]) -> np.ndarray | None:
-    """What each frequency is divided by (Llama 3.1's stretched positions), or None; [head / 2].
-
-    Wavelengths below context / high_freq_factor stay, those above context / low_freq_factor are
-    divided by ``factor``, between them 1/factor and 1 are blended (Llama 3.1's model card).
-    """
-    import numpy as np
-
-    rope = _rope(config)
-    if rope["rope_type"] != "llama3":
-        return None
-    size = _head_size(config)
-    frequencies = rope["rope_theta"] ** -(np.arange(0, size, 2, dtype=np.float64) / size)
-    turns = rope["original_max_position_embeddings"] * frequencies / (2 * math.pi)
-    low, high = rope["low_freq_factor"], rope["high_freq_factor"]
-    smooth = np.clip((turns - low) / (high - low), 0.0, 1.0)
-    return (1 / ((1 - smooth) / rope["factor"] + smooth)).astype(np.float32)
 
 
 def _describe(writer: gguf.GGUFWriter, source: Source, name: str, quantization: str) -> None:
@@ -212,24 +101,24 @@ def _add_config(writer: gguf.GGUFWriter, family: Family, config: Mapping[str, An
     import gguf
 
     heads = int(config["num_attention_heads"])
-    writer.add_block_count(_layers(config))
+    writer.add_block_count(layers_of(config))
     writer.add_context_length(int(config["max_position_embeddings"]))
     writer.add_embedding_length(int(config["hidden_size"]))
     writer.add_feed_forward_length(int(config["intermediate_size"]))
     writer.add_head_count(heads)
     writer.add_head_count_kv(int(config.get("num_key_value_heads") or heads))
     writer.add_layer_norm_rms_eps(float(config["rms_norm_eps"]))
-    rope = _rope(config)
+    rope = rope_of(config)
     writer.add_rope_freq_base(rope["rope_theta"])
     if rope["rope_type"] == "linear":
         writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
         writer.add_rope_scaling_factor(float(rope["factor"]))
     if family.permuted:
         writer.add_vocab_size(int(config["vocab_size"]))
-        writer.add_rope_dimension_count(_head_size(config))
-    if family.head_sizes or _head_size(config) * heads != config["hidden_size"]:
-        writer.add_key_length(_head_size(config))
-        writer.add_value_length(_head_size(config))
+        writer.add_rope_dimension_count(head_size_of(config))
+    if family.head_sizes or head_size_of(config) * heads != config["hidden_size"]:
+        writer.add_key_length(head_size_of(config))
+        writer.add_value_length(head_size_of(config))
     if family.shifted:
         writer.add_sliding_window(int(config["sliding_window"]))
     if config.get("final_logit_softcapping"):
@@ -319,7 +208,7 @@ def _entries(
             continue  # the embedding is the head
         found = names.get_name(name, try_suffixes=(".weight", ".bias"))
         if found is None:
-            _refuse(source, name, "this tensor has no name in GGUF")
+            refuse(source, name, "this tensor has no name in GGUF")
         chosen = kinds.F32 if len(shape) == 1 else kind
         if chosen is kinds.Q8_0 and shape[-1] % gguf.GGML_QUANT_SIZES[kind][0]:
             chosen = kinds.F16  # rows that are no whole blocks, as llama.cpp's converter does it
@@ -330,18 +219,29 @@ def _numbers(
     source: Source, name: str, stored: Stored, family: Family, config: Mapping[str, Any]
 ) -> np.ndarray:
     """The tensor as it is stored."""
-    import numpy as np
-    from gguf import quants
+    import torch
 
     tensor = source.tensor(name)
     if family.shifted and name.endswith("norm.weight"):
-        found = tensor.float() + 1
-    else:
-        found = tensor.float()
+        return (tensor.float() + 1).numpy()
     if family.permuted and name.endswith((".q_proj.weight", ".k_proj.weight")):
         field = "num_attention_heads" if ".q_proj." in name else "num_key_value_heads"
-        found = _permuted(found, int(config.get(field) or config["num_attention_heads"]))
-    made = quants.quantize(found.numpy(), stored.kind)
+        tensor = _permuted(tensor, int(config.get(field) or config["num_attention_heads"]))
+    if stored.kind.name == "BF16":
+        return tensor.contiguous().view(torch.uint8).numpy()
+    return _rounded(tensor, name, stored)
+
+
+def _rounded(tensor: torch.Tensor, name: str, stored: Stored) -> np.ndarray:
+    """Float32, f16 or q8_0, some rows at a time: in float32 a whole embedding takes gigabytes."""
+    import numpy as np
+    from gguf import quants
+
+    made = np.empty(stored.byte_shape, stored.numpy_type)
+    rows = max(1, _PIECE // math.prod(tensor.shape[1:]))
+    for start in range(0, len(tensor), rows):
+        piece = tensor[start : start + rows].float().numpy()
+        made[start : start + rows] = quants.quantize(piece, stored.kind)
     if stored.kind.name == "F16" and not np.isfinite(made).all():
         raise UserError(
             f"{name} has weights that are too large for f16. Choose bf16.",

@@ -223,8 +223,9 @@ def publish(
 
 
 def raise_budget(run: Run, budget: Budget) -> None:
-    """What the run may spend from its next start on, earlier spending included."""
-    _config(run)
+    """What a filter run or an evaluation may spend from its next start on, all in all."""
+    if run.kind != "evaluate":
+        _config(run)
     write_json(run.folder / BUDGET, budget.model_dump(mode="json"))
 
 

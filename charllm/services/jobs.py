@@ -92,6 +92,12 @@ KINDS: dict[str, Kind] = {
         False,
         Text("Check a judge", "ジャッジの検査"),
     ),
+    "evaluate": Kind(
+        "charllm.core.evaluation.evaluate_config:EvaluateConfig",
+        "charllm.core.evaluation.evaluating:run_evaluate",
+        True,
+        Text("Evaluate", "評価"),
+    ),
     "export": Kind(
         "charllm.core.exporting:ExportConfig",
         "charllm.core.exporting:run_export",

@@ -1,7 +1,7 @@
 """What the Train tab and the command line share: values to start from, YAML, the exact command.
 
 A start is a preset, the configuration of the last run, or a file that was read; the form shows it
-and what was changed from it. It trains nothing and loads no model.
+and what was changed from it. It loads no model.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 from charllm.core.training_config import PRESET_NAMES, PRESETS, TrainConfig
@@ -16,6 +17,7 @@ from charllm.data import collection
 from charllm.data.config import Paths, dump_yaml
 from charllm.data.errors import Text, UserError
 from charllm.data.settings import Setting, settings_of
+from charllm.services import jobs
 from charllm.services.runs import Run, list_runs
 
 DEMO, LAST, FILE = "demo", "last", "file"
@@ -35,6 +37,28 @@ OWN = ("name", "profile", "dataset")
 def train_runs(paths: Paths) -> list[Run]:
     """All training runs, the newest first."""
     return [run for run in list_runs(paths) if run.kind == "train"]
+
+
+@lru_cache(maxsize=256)
+def config_of(run: Run) -> TrainConfig:
+    """What the run trains, which never changes; ``UserError`` where its folder is damaged."""
+    config = run.manifest().load_config(run.folder)
+    assert isinstance(config, TrainConfig), run.id
+    return config
+
+
+def start_training(paths: Paths, config: TrainConfig) -> Run:
+    """Queue the run, and start it if its turn has come; ``UserError`` where one of its name waits
+    or runs already, as the second would find its checkpoint made."""
+    for run in train_runs(paths):
+        if run.name == config.name and not run.status().ended_:
+            raise UserError(
+                f"A run called {config.name} waits or runs already. Give this one another name.",
+                f"「{config.name}」という実行がすでに待機中か実行中です。別の名前にしてください。",
+            )
+    run = jobs.submit(paths, "train", config.name, config)
+    jobs.tick(paths)
+    return run
 
 
 def start_values(paths: Paths, start: str, slug: str | None) -> dict[str, Any]:
@@ -72,7 +96,7 @@ def last_values(paths: Paths) -> dict[str, Any]:
     """The settings of the newest training run that can be read, under a name that is free."""
     for run in train_runs(paths):
         try:
-            config = run.manifest().load_config(run.folder)
+            config = config_of(run)
         except UserError:  # a damaged folder, or settings of an older charllm
             continue
         values = config.model_dump(mode="json", exclude_defaults=True)

@@ -22,7 +22,7 @@ from charllm.data.dialogue import Dialogue, dataset_path
 from charllm.data.errors import UserError
 from charllm.data.settings import settings_of
 from charllm.services.dataset_view import report_of
-from charllm.services.train_forms import train_runs
+from charllm.services.train_forms import config_of, train_runs
 from charllm.services.train_view import TrainView
 
 if TYPE_CHECKING:
@@ -324,11 +324,11 @@ def _seconds(config: TrainConfig, paths: Paths, material: Material) -> float | N
     """Time to train, from the newest run on this base that has been timed on this machine."""
     for run in train_runs(paths):
         try:
-            before = run.manifest().load_config(run.folder)
+            base = config_of(run).base
             speed = _views.of(run).speed
         except UserError:  # a damaged folder, or settings of an older charllm
             continue
-        if getattr(before, "base", None) == config.base and speed:
+        if base == config.base and speed:
             tokens = sum(len(row.input_ids) for row in material.rows) * config.epochs
             return float(tokens / speed)
     return None

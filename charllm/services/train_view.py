@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import threading
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -172,6 +173,12 @@ def queue_of(paths: Paths, run: Run) -> tuple[int, Run | None]:
 
 def _takes_accelerator(run: Run) -> bool:
     try:
-        return run.manifest().accelerator
+        return _accelerator_of(run)
     except UserError:  # the queue takes no risk with a damaged folder, so it counts
         return True
+
+
+@lru_cache(maxsize=256)
+def _accelerator_of(run: Run) -> bool:
+    """As the run's manifest says, which never changes and is slow to read."""
+    return run.manifest().accelerator

@@ -266,6 +266,15 @@ VERBS: tuple[Verb, ...] = (
         verbs.evolve,
     ),
     Verb(
+        "evaluate",
+        Text("ask variants, judge their replies, compare", "構成に質問し、採点して比べる"),
+        (
+            arg("config", metavar="CONFIG", help=RECIPE),
+            arg("--quote", action="store_true", help="say what it will take, start nothing"),
+        ),
+        verbs.evaluate,
+    ),
+    Verb(
         "merge",
         Text("blend weights by a mergekit recipe", "mergekit のレシピで重みを混ぜる"),
         (

@@ -183,6 +183,17 @@ def evolve(paths: Paths, options: Namespace) -> Any:
     return run_kind(paths, "evolve", config.model_dump(mode="json"), name=path.stem)
 
 
+def evaluate(paths: Paths, options: Namespace) -> Any:
+    from charllm.core.evaluation.evaluate_config import EvaluateConfig
+    from charllm.core.evaluation.evaluating import quote_evaluate
+
+    path = recipe_path(paths, options.config)
+    config = EvaluateConfig.load(path)
+    if options.quote:
+        return quote_evaluate(config, paths)
+    return run_kind(paths, "evaluate", config.model_dump(mode="json"), name=path.stem)
+
+
 def merge(paths: Paths, options: Namespace) -> Any:
     out = Path(options.out).resolve()
     recipe = recipe_path(paths, options.recipe)

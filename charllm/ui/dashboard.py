@@ -6,7 +6,16 @@ import gradio as gr
 
 from charllm.data.config import Paths
 from charllm.services.chat import ChatService
-from charllm.ui import character_tab, chat_tab, data_tab, judge_tab, models_tab, runs_tab
+from charllm.ui import (
+    character_tab,
+    chat_tab,
+    data_tab,
+    judge_tab,
+    merge_tab,
+    models_tab,
+    runs_tab,
+    train_tab,
+)
 from charllm.ui.page import Page, profile_choices
 from charllm.ui.stale import forgive_stale_choices
 from charllm.ui.words import t
@@ -26,6 +35,8 @@ TABS = (
     ("character", t("Character", "キャラクター"), character_tab),
     ("data", t("Data", "データ"), data_tab),
     ("judge", t("Judge", "ジャッジ"), judge_tab),
+    ("train", t("Train", "学習"), train_tab),
+    ("merge", t("Merge", "マージ"), merge_tab),
     ("models", t("Models", "モデル"), models_tab),
     ("runs", t("Runs", "実行"), runs_tab),
 )

@@ -133,11 +133,15 @@ class Rules:
     @property
     def in_place(self) -> bool:
         """Whether every layer is kept where it is, in all sources alike."""
-        return self.layers == self.parent_layers and all(
-            source.layer_range == piece.sources[0].layer_range
-            for piece in self.slices
-            for source in piece.sources
-        ) and [self.origin(k) for k in range(self.layers)] == list(range(self.layers))
+        return (
+            self.layers == self.parent_layers
+            and all(
+                source.layer_range == piece.sources[0].layer_range
+                for piece in self.slices
+                for source in piece.sources
+            )
+            and [self.origin(k) for k in range(self.layers)] == list(range(self.layers))
+        )
 
     def of(self, tensor: str) -> TensorRule:
         """The rule for an output tensor; like mergekit, embeddings take the first slice's

@@ -1,0 +1,26 @@
+"""The Merge tab: set an evolution up, watch it, read what it is worth.
+
+Only the shell: one panel a page, each in a file of its own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import gradio as gr
+
+from charllm.ui import merge_form, merge_live
+from charllm.ui.judge_html import SHARED
+from charllm.ui.page import Page
+from charllm.ui.words import t
+
+
+def build(page: Page) -> None:
+    with gr.Tabs(elem_id="merge-tabs") as tabs:
+        with gr.Tab(t("Set up", "設定"), id="merge-setup", elem_id="merge-tab-setup") as tab:
+            setup = merge_form.build(replace(page, tab=tab))
+        with gr.Tab(t("Runs", "実行"), id="merge-runs", elem_id="merge-tab-runs") as tab:
+            live = merge_live.build(replace(page, tab=tab), setup, tabs)
+            tab.select(live.refresh, live.inputs, live.outputs, **SHARED)
+    opened = page.tab.select(setup.panel.refresh, setup.panel.inputs, setup.panel.outputs, **SHARED)
+    setup.after(opened).then(live.refresh, live.inputs, live.outputs, **SHARED)

@@ -1,0 +1,136 @@
+"""Look before training: what a start would refuse, the rows as tokens, memory and time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from charllm.core.training_config import TrainConfig
+from charllm.data.errors import Text, UserError
+from charllm.services.train_look import rows_page
+from charllm.ui.judge_html import SHARED
+from charllm.ui.page import Page
+from charllm.ui.train_form import Setup
+from charllm.ui.train_gate import Gate
+from charllm.ui.train_look_html import look_html, rows_html
+from charllm.ui.words import say, t, warn
+
+
+@dataclass(frozen=True)
+class _Controls:
+    summary: gr.HTML
+    bar: gr.Row
+    part: gr.Radio
+    before: gr.Button
+    place: gr.HTML
+    after: gr.Button
+    rows: gr.HTML
+    number: gr.Textbox
+
+
+def _controls() -> _Controls:
+    summary = gr.HTML(
+        "",
+        js_on_load="window.charllmForm(element, props, trigger, watch)",
+        apply_default_css=False,
+        elem_id="train-look-summary",
+    )
+    with gr.Row(equal_height=True, visible=False, elem_id="train-rows-bar") as bar:
+        part = gr.Radio(
+            [(t("Rows to train on", "学習する行"), "train"), (t("Held out", "評価用"), "held")],
+            value="train",
+            show_label=False,
+            container=False,
+            elem_id="train-rows-part",
+        )
+        before = gr.Button("←", scale=0, min_width=56, elem_id="train-rows-before")
+        place = gr.HTML("", elem_id="train-rows-place", min_width=90)
+        after = gr.Button("→", scale=0, min_width=56, elem_id="train-rows-after")
+    rows = gr.HTML("", elem_id="train-rows")
+    return _Controls(summary, bar, part, before, place, after, rows, gr.Textbox("0", visible=False))
+
+
+def build(page: Page, gate: Gate, setup: Setup, tabs: gr.Tabs) -> None:
+    """The panel; the gate's button opens it with a new look."""
+    shown = _controls()
+    form = setup.form
+    listed = [shown.bar, shown.place, shown.rows, shown.number]
+
+    def rows_of(config: TrainConfig, part: str, number: int, request: gr.Request) -> list[Any]:
+        try:
+            found = rows_page(config, page.paths, part == "held", number)
+        except UserError as error:
+            warn(error, request)
+            return [gr.Row(visible=False), "", "", "0"]
+        pages = Text(
+            f"page {found['page'] + 1} of {found['pages']}",
+            f"{found['pages']} ページ中 {found['page'] + 1}",
+        )
+        place = f'<span class="note">{say(pages, request)}</span>' if found["pages"] else ""
+        return [gr.Row(visible=True), place, rows_html(found, request), str(found["page"])]
+
+    def look(request: gr.Request, start: str, *values: Any) -> list[Any]:
+        """Look at the run that the form describes now."""
+        read = form.read(start, values)
+        if read.config is None:
+            nothing = [gr.Row(visible=False), "", "", "0"]
+            return [gr.Tabs(selected="train-setup"), "", *nothing, *gate.shown(read, request)]
+        found = gate.verdicts.make(read.config)
+        rows = [gr.Row(visible=False), "", "", "0"]
+        if found.rows[0]:
+            rows = rows_of(read.config, "train", 0, request)
+        return [
+            gr.Tabs(selected="train-look"),
+            look_html(found, request),
+            *rows,
+            *gate.shown(read, request),
+        ]
+
+    def opened(request: gr.Request, start: str, *values: Any) -> list[Any]:
+        """The panel shows the last look at this very form, or says that there was none."""
+        read = form.read(start, values)
+        found = gate.verdicts.known(read.config) if read.config else None
+        rows: list[Any] = [gr.Row(visible=False), "", "", "0"]
+        if found is not None and found.rows[0]:
+            rows = rows_of(found.config, "train", 0, request)
+        return [look_html(found, request), *rows]
+
+    def turn(by: int | None) -> Any:
+        """Other rows: the next or previous page, or the first of the other part (None)."""
+
+        def handler(
+            part: str, number: str, request: gr.Request, start: str, *values: Any
+        ) -> list[Any]:
+            config = form.read(start, values).config
+            if config is None:
+                return [gr.skip()] * len(listed)
+            return rows_of(config, part, 0 if by is None else int(number) + by, request)
+
+        return handler
+
+    def on_measure(request: gr.Request, event: gr.EventData, start: str, *values: Any) -> list[Any]:
+        """Apply one of the changes that would make the run fit."""
+        config = form.read(start, values).config
+        found = gate.verdicts.known(config) if config else None
+        measures = found.memory.get("measures", []) if found else []
+        place = int(event._data.get("place") or 0)
+        changes = measures[place]["changes"] if place < len(measures) else {}
+        return form.apply(values, changes)
+
+    looked = [tabs, shown.summary, *listed, *gate.outputs]
+    waits = {**SHARED, "show_progress": "minimal", "show_progress_on": gate.status}
+    gate.ask.click(look, form.inputs, looked, **waits).then(
+        lambda: "train", None, shown.part, **SHARED
+    )
+    page.tab.select(opened, form.inputs, [shown.summary, *listed], **SHARED)
+    applied = shown.summary.select(on_measure, form.inputs, list(form.fields.values()), **SHARED)
+    setup.after(applied).then(look, form.inputs, looked, **waits)
+    turned = [shown.part, shown.number, *form.inputs]
+    for event, by in (
+        (shown.before.click, -1),
+        (shown.after.click, 1),
+        (shown.part.input, None),
+    ):
+        event(turn(by), turned, listed, **SHARED)
