@@ -96,7 +96,7 @@ def test_an_evolution_is_started_paused_resumed_and_told(home: Dashboard, visito
         page.click("#merge-report [data-save='#merge-recipe-yaml']")
     assert saved.value.suggested_filename == "bred-recipe.yaml"
     page = visitor.leave(page, "#merge-report [data-do=compare]")
-    assert "交配" in wait_text(page, "#board", "交配")
+    assert "チェックポイント one" in wait_text(page, "#columns", "交配")
 
 
 def test_no_run_yet_and_an_old_one_in_english(home: Dashboard, visitor: Visitor) -> None:

@@ -35,7 +35,8 @@ from charllm.services.train_forms import (
     values_of_yaml,
     yaml_of,
 )
-from charllm.services.train_look import LONGEST, PAGE, look, row_parts, rows_page, token_texts
+from charllm.services.train_look import look
+from charllm.services.train_rows import LONGEST, PAGE, row_parts, rows_page, token_texts
 from charllm.services.train_view import Seen, TrainView, queue_of
 from charllm.ui.form_values import Read, packed, read, shown_values, unpacked
 from charllm.ui.train_live import Has

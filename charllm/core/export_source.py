@@ -99,7 +99,7 @@ class Source:
             if self.plan is not None:
                 self._tensors = Blended(self.plan)
             elif self.adapter is not None:
-                self._tensors = Adapted(ModelFiles(self.base), self.adapter)
+                self._tensors = Adapted(self._base_tensors, self.adapter)
             else:
                 self._tensors = self._base_tensors
         return self._tensors

@@ -321,7 +321,10 @@ class TrainConfig(Config):
     @model_validator(mode="after")
     def _best_needs_held_out(self) -> Self:
         if self.keep == "best" and self.held_out == 0:
-            raise ValueError("keep: best needs a held_out share above 0 to compare epochs")
+            raise ValueError("keep: best needs a held_out share above 0") from UserError(
+                "keep: best needs a held_out share above 0 to compare epochs.",
+                "keep を best にするには、held_out を 0 より大きくしてください。",
+            )
         return self
 
     @property

@@ -27,6 +27,8 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 STATIC = Path(__file__).with_name("static")
+PLOTLY = ("plotly", "package_data")
+"""Where plotly.js lies; the page loads it when it has curves to draw."""
 MAX_UPLOAD = "64mb"
 """More than any card may have, so that a card that is too large is refused in our own words."""
 CSP = "; ".join(
@@ -210,6 +212,7 @@ def create_app(paths: Paths, settings: ServerSettings) -> App:
     jobs.start_scheduler(paths, threading.Event())
     outer = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     outer.mount("/charllm-static", StaticFiles(directory=STATIC), name="charllm-static")
+    outer.mount("/charllm-plotly", StaticFiles(packages=[PLOTLY]), name="charllm-plotly")
     demo = build(paths)
     demo.queue(default_concurrency_limit=16, max_size=64)
     gr.mount_gradio_app(
@@ -244,6 +247,8 @@ def _head() -> str:
         "grid.js",
         "steps.js",
         "histogram.js",
+        "form.js",
+        "curves.js",
         "desk.js",
         "page.js",
     ):

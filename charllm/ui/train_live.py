@@ -26,11 +26,10 @@ from charllm.ui.train_live_html import (
     curves_value,
     detail_html,
     log_html,
-    replies_html,
-    result_html,
     run_choices,
     table_html,
 )
+from charllm.ui.train_result_html import replies_html, result_html
 from charllm.ui.words import language_of, say, t, warn
 
 # --- data ---------------------------------------------------------------------------------------

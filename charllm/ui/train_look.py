@@ -9,7 +9,7 @@ import gradio as gr
 
 from charllm.core.training_config import TrainConfig
 from charllm.data.errors import Text, UserError
-from charllm.services.train_look import rows_page
+from charllm.services.train_rows import rows_page
 from charllm.ui.judge_html import SHARED
 from charllm.ui.page import Page
 from charllm.ui.train_form import Setup
