@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from browser import Dashboard, Visitor, choose, go_to, until, wait_text
+from browser import Dashboard, Visitor, go_to, until, wait_text
 from merge_home import evolve_config, small_home
 
 from charllm.services.merge_forms import merge_runs, yaml_of
@@ -36,6 +36,19 @@ def read_yaml(page: Any, text: str) -> None:
         page.click("button:has-text('YAML をフォームに読み込む'):visible")
     page.fill("#merge-yaml-text textarea", text)
     page.click("#merge-yaml-read")
+
+
+def test_before_the_first_run_the_page_says_so_in_english(
+    home: Dashboard, visitor: Visitor
+) -> None:
+    assert not merge_runs(home.paths), "the first journey of this file"
+    page = opened(visitor)
+    visitor.leave(page, "[data-language=en]")
+    go_to(page, "Merge")
+    wait_text(page, "#merge-status", "has not passed its check")
+    page.click("#merge-tab-runs-button")
+    wait_text(page, "#merge-table", "Nothing has been evolved here yet")
+    assert page.locator("#merge-pause:visible, #merge-resume:visible").count() == 0
 
 
 def test_the_form_says_what_it_takes_and_why_it_cannot_start(
@@ -97,17 +110,3 @@ def test_an_evolution_is_started_paused_resumed_and_told(home: Dashboard, visito
     assert saved.value.suggested_filename == "bred-recipe.yaml"
     page = visitor.leave(page, "#merge-report [data-do=compare]")
     assert "チェックポイント one" in wait_text(page, "#columns", "交配")
-
-
-def test_no_run_yet_and_an_old_one_in_english(home: Dashboard, visitor: Visitor) -> None:
-    page = opened(visitor)
-    page.evaluate("document.querySelector('[data-language=en]').click()")
-    page.wait_for_selector("#send")
-    go_to(page, "Merge")
-    page.click("#merge-tab-runs-button")
-    runs = merge_runs(home.paths)
-    if not runs:
-        wait_text(page, "#merge-table", "Nothing has been evolved here yet")
-        return
-    choose(page, "#merge-chosen", runs[0].name)
-    wait_text(page, "#merge-report", "Better than the plain average?")

@@ -163,6 +163,8 @@ class Watch(TrainerCallback):
             ),
         )
         self.stop = self.reporter.stop_requested()
+        if self.stop == "save" and float(state.epoch or 0).is_integer():
+            self.stop = ""  # the epoch is evaluated first: a resumed run would not come back to it
         if self.stop:
             control.should_training_stop = True
             control.should_save = self.stop == "save"
