@@ -158,7 +158,7 @@ def _needs(total: float, memory: Memory) -> Text:
     place = Text(*(("the GPU", "GPU") if memory.device == "cuda" else ("RAM", "メモリー")))
     return Text(
         f"It needs {total:.1f} GB; {place.en} has {memory.device_gb:.1f} GB free.",
-        f"必要なメモリーは {total:.1f} GB、{place.ja} の空きは {memory.device_gb:.1f} GB です。",
+        f"必要なメモリーは {total:.1f} GB、{place.ja}の空きは {memory.device_gb:.1f} GB です。",
     )
 
 

@@ -115,6 +115,10 @@ def from_root(plan: Plan, paths: Paths) -> MergeRecipe:
         for home, prefix in homes:
             if folder.is_relative_to(home):
                 return (prefix / folder.relative_to(home)).as_posix()
+        if paths.models.is_dir():  # a base may be linked into the workspace
+            for linked in paths.models.iterdir():
+                if linked.resolve() == folder:
+                    return f"workspace/models/{linked.name}"
         raise UserError(
             f"{folder} lies outside of the project and its workspace.",
             f"{folder} がプロジェクトとワークスペースの外にあります。",
