@@ -13,7 +13,7 @@ from charllm.data.files import read_json
 def text_config(folder: Path) -> dict[str, Any]:
     """config.json; of a model with pictures, the part for text."""
     config = read_json(folder / "config.json")
-    return {**config, **config.get("texttext_config", {})}
+    return {**config, **config.get("text_config", {})}
 
 
 def read_header(file: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
