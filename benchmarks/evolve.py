@@ -53,7 +53,9 @@ class Waiting:
             yield from pool.map(one, items)
 
     def quote(self, items: Sequence[Any]) -> Any:
-        raise NotImplementedError
+        from charllm.core.judging.records import Quote
+
+        return Quote(len(items), len(items), 0, 0)
 
     def close(self) -> None:
         pass
