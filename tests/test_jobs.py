@@ -315,8 +315,8 @@ def test_a_damaged_run_does_not_block_the_queue(paths: Paths) -> None:
 
 
 def test_an_unknown_kind_is_told(paths: Paths) -> None:
-    with pytest.raises(UserError, match="no kind of run 'evolve'"):
-        jobs.submit(paths, "evolve", "x", ToyConfig())
+    with pytest.raises(UserError, match="no kind of run 'distil'"):
+        jobs.submit(paths, "distil", "x", ToyConfig())
 
 
 def test_every_kind_names_what_exists() -> None:

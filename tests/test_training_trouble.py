@@ -348,7 +348,7 @@ def test_a_base_deleted_between_stop_and_resume(home: Paths, base: Path) -> None
     run_train(config(base, name="whole"), Silent(), home.workspace / "whole", home)
     folder = home.workspace / "run"
     with pytest.raises(Stopped):
-        run_train(config(base), Disturbed(4, stop=True), folder, home)
+        run_train(config(base), Disturbed(3, stop=True), folder, home)
     base.rename(base.parent / "away")
     with refused(
         f"The base model {base} is gone. Put it back where it was and resume; nothing of the run "
@@ -357,7 +357,7 @@ def test_a_base_deleted_between_stop_and_resume(home: Paths, base: Path) -> None
         "（途中までの学習は失われていません）。別のベースで学習するには、新しく開始してください。",
     ):
         run_train(config(base), Silent(), folder, home)
-    assert newest_checkpoint(folder / "trainer") == folder / "trainer" / "checkpoint-4"
+    assert newest_checkpoint(folder / "trainer") == folder / "trainer" / "checkpoint-3"
     (base.parent / "away").rename(base)
     run_train(config(base), Silent(), folder, home)
     assert adapter(home) == adapter(home, "whole")
