@@ -63,8 +63,8 @@ def together(paths: Any, plan: Any, folder: Path) -> tuple[float, dict[str, list
     written: dict[str, list[int]] = {}
     decode = replies.generate_all
 
-    def noted(model: Any, tokenizer: Any, requests: Any) -> Any:
-        done = decode(model, tokenizer, requests)
+    def noted(model: Any, tokenizer: Any, requests: Any, space: Any = None) -> Any:
+        done = decode(model, tokenizer, requests, space)
         written.update({one.column: one.token_ids for one in done})
         return done
 

@@ -7,17 +7,21 @@ which row runs which weights. What a column does with its scores is ``decoding_c
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
 
-from charllm.core.decoding_columns import Column, Next, new_column
+from charllm.core.decoding_columns import Column, Next, Scores, new_column
 from charllm.core.decoding_prompts import batch_cache, encode
+from charllm.core.decoding_text import Pieces
 from charllm.core.generation import Delta, Done, Request
 from charllm.data.errors import UserError
+
+if TYPE_CHECKING:
+    from charllm.core.decoding_space import DecodingSpace
 
 
 class Engine(Protocol):
@@ -31,6 +35,12 @@ class Engine(Protocol):
     def keep(self, indices: Sequence[int]) -> None:
         """The batch now consists of these of its rows, in this order."""
 
+    def placed(self) -> tuple[Hashable, list[Tensor]]:
+        """How the selected rows are computed, and the numbers that may differ between batches."""
+
+    def place(self, scales: list[Tensor]) -> None:
+        """The selected rows read these numbers, of the same shapes."""
+
     def clear(self) -> None:
         """The base for all that follows."""
 
@@ -40,24 +50,31 @@ def decode(
     tokenizer: Any,
     requests: Sequence[Request],
     cancelled: Callable[[str], bool],
+    watched: bool = True,
+    space: DecodingSpace | None = None,
 ) -> Iterator[Delta | Done]:
-    """See ``generation.stream``."""
+    """See ``generation.stream``. Not ``watched``: no deltas. ``space``: see ``decoding_space``."""
     started = time.perf_counter()
     names = [request.column for request in requests]
     assert len(set(names)) == len(names), f"columns of one call differ in name: {names}"
     module, engine = _unwrap(model, requests)
     limits = [_limit(module, request) for request in requests]
     pairs = zip(requests, limits, strict=True)
-    columns = [new_column(request, tokenizer, limit, started) for request, limit in pairs]
-    batch = Batch(module, engine)
+    pieces = None if watched else Pieces(tokenizer)
+    columns = [new_column(request, tokenizer, limit, started, pieces) for request, limit in pairs]
+    batch: Rows = Batch(module, engine)
+    if space is not None and all(request.preset.num_beams == 1 for request in requests):
+        from charllm.core.decoding_space import SpaceBatch
+
+        batch = SpaceBatch(space, module, engine, max(limits))
     try:
-        yield from _run(batch, columns, cancelled)
+        yield from _run(batch, columns, cancelled, watched)
     finally:
         batch.close()
 
 
 def _run(
-    batch: Batch, columns: list[Column], cancelled: Callable[[str], bool]
+    batch: Rows, columns: list[Column], cancelled: Callable[[str], bool], watched: bool
 ) -> Iterator[Delta | Done]:
     alive = []
     for column in columns:
@@ -68,20 +85,19 @@ def _run(
             alive.append(column)
     if not alive:
         return
-    scores, widths = batch.start([column.request for column in alive])
+    logits, widths = batch.start([column.request for column in alive])
     while True:
+        scores = Scores(logits)
         going_on: list[Column] = []
         rows: list[Next] = []
         next_widths = []
-        likeliest = scores.argmax(-1).tolist()
         at = 0
         for column, width in zip(alive, widths, strict=True):
-            own = slice(at, at + width)
-            steps = column.advance(scores[own], likeliest[own])
+            steps = column.advance(scores, at, width)
             if steps and cancelled(column.request.column):
                 column.cancel()
                 steps = []
-            if text := column.piece():
+            if (watched or not steps) and (text := column.piece()) and watched:
                 yield Delta(column.request.column, text)
             if steps:
                 going_on.append(column)
@@ -93,11 +109,24 @@ def _run(
         if not going_on:
             return
         alive, widths = going_on, next_widths
-        scores = batch.step(rows)
+        logits = batch.step(rows)
+
+
+class Rows(Protocol):
+    """The rows that are decoded together."""
+
+    def start(self, requests: Sequence[Request]) -> tuple[Tensor, list[int]]:
+        """Encode the prompts; logits [rows, vocabulary] after them, and each request's rows."""
+
+    def step(self, rows: Sequence[Next]) -> Tensor:
+        """Logits [rows, vocabulary] after each row's token; ``parent`` indexes the last rows."""
+
+    def close(self) -> None:
+        """Give the memory back, and the model its own weights."""
 
 
 class Batch:
-    """The rows that are decoded together: their cache, padding and weights."""
+    """``Rows`` whose cache grows with every token: for any device, and for beams."""
 
     def __init__(self, model: Any, engine: Engine | None) -> None:
         self._model = model
@@ -108,16 +137,9 @@ class Batch:
         self._lengths = torch.empty(0)
 
     def start(self, requests: Sequence[Request]) -> tuple[Tensor, list[int]]:
-        """Encode the prompts; logits [rows, vocabulary] after them, and the rows of each request.
-
-        Requests with the same prompt and weights are encoded once.
-        """
-        places: dict[tuple[tuple[int, ...], object], int] = {}
-        for request in requests:
-            places.setdefault((tuple(request.prompt_ids), request.scales), len(places))
-        rows = [places[tuple(request.prompt_ids), request.scales] for request in requests]
-        scores = self._prefill(list(places))
-        if rows != list(range(len(places))):
+        prompts, rows = distinct(requests)
+        scores = self._prefill(prompts)
+        if rows != list(range(len(prompts))):
             self._select(rows)
             scores = scores[rows]
         return scores, [1] * len(requests)
@@ -135,7 +157,6 @@ class Batch:
 
     @torch.inference_mode()
     def step(self, rows: Sequence[Next]) -> Tensor:
-        """Logits [rows, vocabulary] after each row's token; ``parent`` indexes the last rows."""
         parents = [row.parent for row in rows]
         if parents != list(range(len(self._mask))):
             self._select(parents)
@@ -163,10 +184,19 @@ class Batch:
             self._engine.keep(parents)
 
     def close(self) -> None:
-        """Give the memory back, and the model its own weights."""
         self._cache = None
         if self._engine:
             self._engine.clear()
+
+
+def distinct(requests: Sequence[Request]) -> tuple[list[tuple[tuple[int, ...], Any]], list[int]]:
+    """Prompts with their weights rows, equal ones once, and which of them each request has."""
+    places: dict[tuple[tuple[int, ...], object], int] = {}
+    rows = [
+        places.setdefault((tuple(request.prompt_ids), request.scales), len(places))
+        for request in requests
+    ]
+    return list(places), rows
 
 
 def plain_attention(device: torch.device) -> AbstractContextManager[None]:

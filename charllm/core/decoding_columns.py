@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from charllm.core.decoding_text import TextStream, looped_tokens, text_of
+from charllm.core.decoding_text import Pieces, TextStream, looped_tokens, text_of
 from charllm.core.generation import Done, GenerationPreset, Reason, Request
 
 
@@ -24,10 +24,40 @@ class Next(NamedTuple):
     token: int
 
 
-def column_seed(preset: GenerationPreset, column: str) -> int:
-    """The start of a column's random numbers: from the preset's seed and the column's name."""
-    digest = hashlib.sha256(f"{preset.seed}\n{column}".encode()).digest()
+def column_seed(preset: GenerationPreset, noise: str) -> int:
+    """The start of a column's random numbers: from the preset's seed and their name."""
+    digest = hashlib.sha256(f"{preset.seed}\n{noise}".encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
+
+
+class Scores:
+    """The logits of a step, [rows, vocabulary], and what columns ask of them, for all rows once.
+
+    On an accelerator every question of a single row is a wait for it.
+    """
+
+    def __init__(self, logits: Tensor) -> None:
+        self.logits = logits
+        self._likeliest: list[int] = []
+        self._top: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def likeliest(self, row: int) -> int:
+        """The best token of a row."""
+        if not self._likeliest:
+            self._likeliest = self.logits.argmax(-1).tolist()
+        return self._likeliest[row]
+
+    def top(self, row: int, count: int) -> tuple[Tensor, Tensor]:
+        """The ``count`` highest logits of a row in float32, best first, and their tokens."""
+        count = min(count, self.logits.shape[-1])
+        if self.logits.device.type == "cpu":
+            values, ids = self.logits[row].float().topk(count)
+            return values, ids
+        if count not in self._top:
+            found = self.logits.float().topk(count)
+            self._top[count] = (found.values.cpu(), found.indices.cpu())
+        values, ids = self._top[count]
+        return values[row], ids[row]
 
 
 class Column(Protocol):
@@ -35,11 +65,8 @@ class Column(Protocol):
 
     request: Request
 
-    def advance(self, scores: Tensor, likeliest: list[int]) -> list[Next]:
-        """The rows of the next step, [] at the end.
-
-        ``scores`` [rows, vocabulary] are the model's logits, ``likeliest`` the best token a row.
-        """
+    def advance(self, scores: Scores, first: int, rows: int) -> list[Next]:
+        """The rows of the next step, [] at the end; its scores are ``rows`` ones from ``first``."""
 
     def piece(self) -> str:
         """Text that can be shown since the last call."""
@@ -51,24 +78,38 @@ class Column(Protocol):
         """The reply; only after the end."""
 
 
-def new_column(request: Request, tokenizer: Any, limit: int, started: float) -> Column:
-    """``limit`` is the number of tokens the reply may have, ``started`` when the call began."""
+def new_column(
+    request: Request, tokenizer: Any, limit: int, started: float, pieces: Pieces | None = None
+) -> Column:
+    """``limit`` is the number of tokens the reply may have, ``started`` when the call began.
+
+    With ``pieces`` the text is made at the end, for a call whose deltas nobody reads.
+    """
     kind = BeamColumn if request.preset.num_beams > 1 else SingleColumn
-    return kind(request, tokenizer, limit, started)
+    return kind(request, tokenizer, limit, started, pieces)
 
 
 class _Base:
-    def __init__(self, request: Request, tokenizer: Any, limit: int, started: float) -> None:
+    def __init__(
+        self,
+        request: Request,
+        tokenizer: Any,
+        limit: int,
+        started: float,
+        pieces: Pieces | None = None,
+    ) -> None:
         self.request = request
         self.tokenizer = tokenizer
         self.limit = limit
         self.started = started
-        self.text = TextStream(tokenizer, request.stop_strings)
+        self.text = TextStream(tokenizer, request.stop_strings, pieces)
         self.reason: Reason | None = None
         self.ids: list[int] = []
         self.generated = 0
         self.first_token: float | None = None
-        self.seed = column_seed(request.preset, request.column)
+        self.seed = column_seed(
+            request.preset, request.column if request.noise is None else request.noise
+        )
 
     def _count(self) -> None:
         self.generated += 1
@@ -100,13 +141,13 @@ class _Base:
 class SingleColumn(_Base):
     """Greedy or sampled: one row."""
 
-    def __init__(self, request: Request, tokenizer: Any, limit: int, started: float) -> None:
-        super().__init__(request, tokenizer, limit, started)
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
         self._loop_cut = False
         self._random = torch.Generator().manual_seed(self.seed)
 
-    def advance(self, scores: Tensor, likeliest: list[int]) -> list[Next]:
-        token = self._choose(scores[0], likeliest[0])
+    def advance(self, scores: Scores, first: int, rows: int) -> list[Next]:
+        token = self._choose(scores, first)
         self._count()
         if token in self.request.end_ids:
             self.reason = "end"
@@ -128,14 +169,18 @@ class SingleColumn(_Base):
             self.text = text_of(self.tokenizer, self.ids, self.request.stop_strings)
         return super().done()
 
-    def _choose(self, scores: Tensor, likeliest: int) -> int:
+    def _choose(self, scores: Scores, row: int) -> int:
         preset = self.request.preset
-        if preset.repetition_penalty == 1.0 and preset.temperature == 0:
-            return likeliest
-        scores = penalised(scores.float(), preset, self.request.prompt_ids, self.ids)
+        if preset.repetition_penalty == 1.0:
+            if preset.temperature == 0:
+                return scores.likeliest(row)
+            if preset.top_k:
+                values, ids = scores.top(row, preset.top_k)
+                return _drawn(*_nucleus(values / preset.temperature, ids, preset), self._random)
+        own = penalised(scores.logits[row].float(), preset, self.request.prompt_ids, self.ids)
         if preset.temperature == 0:
-            return int(scores.argmax())
-        return sample(scores, preset, self._random)
+            return int(own.argmax())
+        return sample(own, preset, self._random)
 
 
 def penalised(scores: Tensor, preset: GenerationPreset, *used: list[int]) -> Tensor:
@@ -155,6 +200,11 @@ def sample(scores: Tensor, preset: GenerationPreset, random: torch.Generator) ->
     difference between two batch shapes then moves a border a little instead of swapping tokens.
     """
     values, ids = _candidates(scores.float() / preset.temperature, preset)
+    return _drawn(values, ids, random)
+
+
+def _drawn(values: Tensor, ids: Tensor, random: torch.Generator) -> int:
+    """One of ``ids`` by its score among ``values``."""
     order = ids.argsort()
     ids = ids[order]
     cumulative = values[order].double().softmax(0).cumsum(0)
@@ -171,6 +221,11 @@ def _candidates(scores: Tensor, preset: GenerationPreset) -> tuple[Tensor, Tenso
         values, ids = scores.sort(descending=True)
     else:
         return scores, torch.arange(len(scores), device=scores.device)
+    return _nucleus(values, ids, preset)
+
+
+def _nucleus(values: Tensor, ids: Tensor, preset: GenerationPreset) -> tuple[Tensor, Tensor]:
+    """What top_p leaves of scores in falling order."""
     if preset.top_p < 1:
         before = values.softmax(0).cumsum(0) - values.softmax(0)
         keep = before < preset.top_p  # the first token always stays
@@ -192,25 +247,25 @@ class BeamColumn(_Base):
     Text that all hypotheses share is shown on the way; nothing shown is ever taken back.
     """
 
-    def __init__(self, request: Request, tokenizer: Any, limit: int, started: float) -> None:
-        super().__init__(request, tokenizer, limit, started)
-        self.beams = request.preset.num_beams
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.beams = self.request.preset.num_beams
         self._running = [_Hypothesis(0.0, [])]
         self._finished: list[_Hypothesis] = []
         self._pushed = 0
 
-    def advance(self, scores: Tensor, likeliest: list[int]) -> list[Next]:
+    def advance(self, scores: Scores, first: int, rows: int) -> list[Next]:
         # The first scores are those of the prompt: every row is the same, one is enough.
-        scores = scores[: len(self._running)].float().log_softmax(-1)
-        scores = torch.stack(
+        own = scores.logits[first : first + min(rows, len(self._running))].float().log_softmax(-1)
+        own = torch.stack(
             [
                 penalised(row, self.request.preset, self.request.prompt_ids, hypothesis.ids)
                 + hypothesis.score
-                for row, hypothesis in zip(scores, self._running, strict=True)
+                for row, hypothesis in zip(own, self._running, strict=True)
             ]
         )
         self._count()
-        candidates, parents = self._expand(scores)
+        candidates, parents = self._expand(own)
         going_on = [i for i, c in enumerate(candidates) if c.reason is None][: self.beams]
         self._finish(candidates[: self.beams])
         self._running = [candidates[i] for i in going_on]

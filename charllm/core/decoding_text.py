@@ -34,6 +34,29 @@ def looped_tokens(ids: Sequence[int]) -> int:
     return 0
 
 
+class Pieces:
+    """The text of single tokens, each decoded once: which of them may end a stop string."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self._known: dict[int, str] = {}
+
+    def may_end(self, token: int, stops: Sequence[str]) -> bool:
+        """False where none of ``stops`` can be complete with this token.
+
+        Yes for a part of a character, and where the last character is a space: alone, some
+        decoders drop it.
+        """
+        if not stops:
+            return False
+        if token not in self._known:
+            self._known[token] = self._tokenizer.decode(
+                [token], skip_special_tokens=False, clean_up_tokenization_spaces=False
+            )
+        piece = self._known[token]
+        return INCOMPLETE in piece or any(s[-1] in piece or s[-1].isspace() for s in stops)
+
+
 class TextStream:
     """The text of a growing list of tokens, in pieces that are safe to show.
 
@@ -42,12 +65,16 @@ class TextStream:
     are kept in the text: a template marker in a reply is a fault that has to be seen.
     """
 
-    def __init__(self, tokenizer: Any, stop_strings: Sequence[str] = ()) -> None:
+    def __init__(
+        self, tokenizer: Any, stop_strings: Sequence[str] = (), pieces: Pieces | None = None
+    ) -> None:
+        """With ``pieces`` nobody watches: text is made when a stop string may end, and at last."""
         self.text = ""
         self.stopped = False
         self._tokenizer = tokenizer
         self._stops = [stop for stop in stop_strings if stop]
         self._shown = 0
+        self._pieces = pieces
         # The tokens of the last complete piece are decoded again with the new ones, because
         # decoders treat the start of a text differently (a leading space is dropped).
         self._context: list[int] = []
@@ -59,6 +86,8 @@ class TextStream:
         if self.stopped:
             return
         self._new.append(token)
+        if self._pieces is not None and not self._pieces.may_end(token, self._stops):
+            return
         decoded = self._decode(self._context + self._new)
         if decoded.endswith(INCOMPLETE):
             return

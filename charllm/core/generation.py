@@ -9,12 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from charllm.data.config import Config
 from charllm.data.errors import Text
+
+if TYPE_CHECKING:
+    from charllm.core.decoding_space import DecodingSpace
 
 Reason = Literal["end", "stop_string", "repetition", "length", "cancelled"]
 
@@ -69,7 +72,10 @@ PRESET_LABELS: dict[str, Text] = {
 
 @dataclass(frozen=True)
 class Request:
-    """One column. ``scales`` is a row of the adapter engine; None is the base as it is."""
+    """One column. ``scales`` is a row of the adapter engine; None is the base as it is.
+
+    ``noise`` names the random numbers of sampling beside the preset's seed; None: the column does.
+    """
 
     column: str
     prompt_ids: list[int]
@@ -77,6 +83,7 @@ class Request:
     preset: GenerationPreset = PRESETS[DEFAULT_PRESET]
     end_ids: frozenset[int] = frozenset()
     stop_strings: tuple[str, ...] = ()
+    noise: str | None = None
 
 
 @dataclass(frozen=True)
@@ -131,8 +138,15 @@ def stream(
     yield from decode(model, tokenizer, requests, cancelled)
 
 
-def generate_all(model: Any, tokenizer: Any, requests: Sequence[Request]) -> list[Done]:
-    """The replies in the order of ``requests``, whose columns must differ in name."""
-    events = stream(model, tokenizer, requests)
+def generate_all(
+    model: Any, tokenizer: Any, requests: Sequence[Request], space: DecodingSpace | None = None
+) -> list[Done]:
+    """The replies in the order of ``requests``, whose columns must differ in name.
+
+    ``space``: memory that is kept from call to call, for many batches on an accelerator.
+    """
+    from charllm.core.decoding import decode
+
+    events = decode(model, tokenizer, requests, never, watched=False, space=space)
     done = {event.column: event for event in events if isinstance(event, Done)}
     return [done[request.column] for request in requests]

@@ -26,6 +26,7 @@ from charllm.data.progress import Paused, Reporter, Stopped
 from charllm.data.queries import Query
 
 if TYPE_CHECKING:
+    from charllm.core.decoding_space import DecodingSpace
     from charllm.core.retrieval import Hit
 
 ROWS = {"cpu": 32, "cuda": 128}
@@ -111,6 +112,8 @@ class _Work:
 
     def ask_model(self, group: Sequence[Variant]) -> bool:
         """All replies of variants that share a base: their adapters are rows of one batch."""
+        from charllm.core.decoding_space import space_for
+
         self._tell(group)
         resident = Resident(self.paths, group[0].model, group[0].quantization)
         for variant in group:
@@ -118,11 +121,12 @@ class _Work:
             self._same_weights(variant.name, resident.fingerprint(variant, row))
         device = resident.model.get_input_embeddings().weight.device.type
         rows = self.asking.rows or ROWS[device]
+        space = space_for(resident.adapters)
         for batch in self._batches(resident, group, rows):
             if self._stop():
                 return False
             if any(task not in self.known for task, _ in batch):
-                self._keep(_decoded(resident, batch, self.variants))
+                self._keep(_decoded(resident, batch, self.variants, space))
                 self._tell(group)
         return True
 
@@ -252,16 +256,17 @@ def _decoded(
     resident: Resident,
     batch: Sequence[tuple[Task, Prepared]],
     variants: Mapping[str, Variant],
+    space: DecodingSpace | None,
 ) -> list[Reply]:
     """One batch; where a prompt does not fit the model, each by itself, to lose that one alone."""
     try:
         requests = [prepared.request for _, prepared in batch]
-        done = generate_all(resident.adapters, resident.tokenizer, requests)
+        done = generate_all(resident.adapters, resident.tokenizer, requests, space)
     except UserError as error:
         if len(batch) == 1:
             task, prepared = batch[0]
             return [_reply(resident, task, prepared, variants[task.variant], error.text)]
-        return [reply for one in batch for reply in _decoded(resident, [one], variants)]
+        return [reply for one in batch for reply in _decoded(resident, [one], variants, space)]
     return [
         _reply(resident, task, prepared, variants[task.variant], one)
         for (task, prepared), one in zip(batch, done, strict=True)

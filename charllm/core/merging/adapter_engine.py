@@ -31,6 +31,7 @@ class AdapterEngine:
     """
 
     batched = True
+    steady = True
 
     def __init__(
         self,

@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -73,6 +73,7 @@ class AdapterModel:
         self._rows: list[Row | None] = []
         self._scales: list[Tensor] = []
         self._span = Span(0, 0, 0, 0)
+        self._laid = 0  # counts how often the adapters were laid side by side, in new tensors
 
     @property
     def names(self) -> list[str]:
@@ -150,6 +151,15 @@ class AdapterModel:
         if rows != self._rows:  # beams that change places run the same weights
             self._place(rows, None)
 
+    def placed(self) -> tuple[Hashable, list[Tensor]]:
+        """What a recorded pass over the selected rows depends on, and their scales."""
+        shapes = tuple(tuple(one.shape) for one in self._scales)
+        return (self._laid, self._span, shapes), self._scales
+
+    def place(self, scales: list[Tensor]) -> None:
+        """Read the selected rows' scales from these tensors, of the same shapes."""
+        self._scales = scales
+
     def clear(self) -> None:
         """The base for all that follows."""
         self._rows, self._scales = [], []
@@ -218,6 +228,7 @@ class AdapterModel:
     def _activate(self, names: tuple[str, ...]) -> None:
         """Lay the adapters ``names`` side by side in every target."""
         self._active = names
+        self._laid += 1
         groups: dict[tuple[tuple[str, int, float], ...], int] = {}
         for source in self._inputs.values():
             key: list[tuple[str, int, float]] = []

@@ -23,6 +23,7 @@ from charllm.core.merging.recipe import MergeRecipe
 from charllm.core.merging.rounding import Rounding
 from charllm.core.merging.sources import Tensors
 from charllm.core.merging.tables import Tables
+from charllm.core.merging.tokenizer_source import Vocabulary
 from charllm.core.merging.written import recipe_for, rule_for
 from charllm.data.errors import UserError
 
@@ -33,6 +34,9 @@ class DenseEngine:
     """``model``, a causal LM whose weights become those of each candidate."""
 
     batched = False
+    steady = True
+    vocabulary: Vocabulary | None = None
+    """What the sources' rows were brought together to, where the parents' tokens differ."""
 
     def __init__(
         self,
@@ -76,8 +80,9 @@ class DenseEngine:
         self._tables.prepare(genome)
         self._wait()
         started = time.perf_counter()
-        plans = {group: self._plan(genome, group) for group in self.groups}
-        for group, (kernel, numbers, switches) in plans.items():
+        plans = {}
+        for group in self.groups:  # an accelerator blends one while the next is planned
+            kernel, numbers, switches = plans[group] = self._plan(genome, group)
             for part, xs, draws in self._pieces(group, genome.method):
                 arguments = self._arguments(kernel, xs, draws, numbers, part)
                 out = self._live[group][part]
@@ -99,9 +104,10 @@ class DenseEngine:
                 for name, counts in self.kept(genome, group).items():
                     size = self.layout.places[name].size
                     densities[name] = tuple(min(1.0, (n + 0.5) / size) for n in counts)
-        return recipe_for(
+        found = recipe_for(
             genome, self.parents, self.layout_groups, self.base, dtype, densities=densities
         )
+        return self.vocabulary.on(found) if self.vocabulary else found
 
     def kept(self, genome: Coefficients, group: str) -> dict[str, tuple[int, ...]]:
         """How many changes of each tensor and parent a TIES candidate keeps."""
@@ -186,7 +192,10 @@ class DenseEngine:
 
     def _numbers(self, values: Sequence[float]) -> Tensor:
         """[values, 1, 1] in float32 on the device."""
-        return torch.tensor(values, dtype=torch.float32, device=self.device).view(-1, 1, 1)
+        numbers = torch.tensor(values, dtype=torch.float32).view(-1, 1, 1)
+        if self.device.type == "cuda":  # without waiting for what runs there
+            return numbers.pin_memory().to(self.device, non_blocking=True)
+        return numbers
 
     def _pieces(
         self, group: str, method: str

@@ -70,6 +70,8 @@ class Engine(Protocol):
     """All groups with their layers, as ``written.recipe_for`` takes them."""
     batched: bool
     """Whether candidates can share a batch, each with its own ``Effect.scales``."""
+    steady: bool
+    """Whether the model's tensors stay where they are from candidate to candidate."""
 
     def apply(self, genome: Coefficients) -> Effect:
         """Make ``model`` the candidate. ``UserError`` where the candidate cannot be."""
@@ -118,15 +120,23 @@ def open_engine(
         return AdapterEngine(model, adapters, group_size, base, weights_hash(home))
     model.to(torch_dtype(dtype))
     everyone = [*plan.parents, *([plan.base] if plan.base else [])]
-    sources = open_parents(everyone, check_parents(everyone))
+    aligned = plan.vocabulary is not None
+    sources = open_parents(everyone, check_parents(everyone, aligned=aligned))
+    if plan.vocabulary:
+        model.resize_token_embeddings(plan.vocabulary.size, mean_resizing=False)
+        sources = plan.vocabulary.over(sources)
     base = plan.base.written if plan.base else ""
     if plan.engine == "mergekit":
         from charllm.core.merging.mergekit_engine import MergekitEngine
 
-        return MergekitEngine(model, sources, group_size, plan.method, base)
+        slow = MergekitEngine(model, sources, group_size, plan.method, base)
+        slow.vocabulary = plan.vocabulary
+        return slow
     from charllm.core.merging.dense import DenseEngine
 
-    return DenseEngine(model, sources, group_size, base, plan.where, compiled)
+    dense = DenseEngine(model, sources, group_size, base, plan.where, compiled)
+    dense.vocabulary = plan.vocabulary
+    return dense
 
 
 def _whole(parent: Parent, plan: Plan) -> Any:

@@ -3,7 +3,9 @@ each hop's input multiplied by its scale (data flow space; Akiba et al., arXiv 2
 
 Hops are shallow copies that share the parents' parameters and have their own place in the cache.
 Embeddings come from the first hop's parent, the last norm and the head from the last hop's, as in
-mergekit's passthrough; a head tied to the embeddings stays with them.
+mergekit's passthrough; a head tied to the embeddings stays with them. A plain average of the
+parents (linear) can be applied too, since a search holds sequences against it: that takes a model
+of its own, made when it is first asked for.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from typing import Any
 
 from charllm.core.merging.coefficients import Coefficients, hops, layer_groups, path_of
 from charllm.core.merging.engines import Effect
+from charllm.core.merging.parameters import is_before_layers, layer_of
 from charllm.core.merging.recipe import MergeRecipe
 from charllm.core.merging.written import recipe_for
 from charllm.data.errors import UserError
@@ -28,6 +31,7 @@ class LayersEngine:
     """
 
     batched = False
+    steady = False
 
     def __init__(self, models: dict[str, Any]) -> None:
         self.parents = list(models)
@@ -39,6 +43,7 @@ class LayersEngine:
         self._parts = [_ends(model) for model in self._models]
         self._after_norms = hasattr(self._layers[0][0], "post_feedforward_layernorm")
         self._tied = bool(self._config.tie_word_embeddings)
+        self._average: Any = None
         self.model = copy.copy(first)
         self.model._modules = OrderedDict(first._modules)
         self._decoder_name = first.base_model_prefix
@@ -52,36 +57,69 @@ class LayersEngine:
 
     def apply(self, genome: Coefficients) -> Effect:
         """Lay the model's layers along the path; under a millisecond."""
-        from torch import nn
-
         started = time.perf_counter()
+        if genome.method == "linear":
+            model = self._averaged(genome)
+            kept = list(model.get_decoder().layers)
+            self._lay([(layer, 1.0) for layer in kept], *[_ends(model)] * 2)
+            self._describe(range(len(kept)))
+            return Effect(time.perf_counter() - started)
         path = path_of(genome)
         self._check(genome, path)
-        chain = [
-            _hop(self._layers[parent][layer], place, scale)
-            for place, (parent, layer, scale) in enumerate(path)
-        ]
-        self._decoder._modules["layers"] = nn.ModuleList(chain)
         first, last = self._parts[path[0][0]], self._parts[path[-1][0]]
-        self._decoder._modules["embed_tokens"] = first["embed_tokens"]
-        self._decoder._modules["norm"] = last["norm"]
-        self.model._modules["lm_head"] = (first if self._tied else last)["lm_head"]
+        self._lay([(self._layers[p][layer], scale) for p, layer, scale in path], first, last)
         self._describe([layer for _, layer, _ in path])
         return Effect(time.perf_counter() - started)
 
+    def _lay(
+        self, chain: Sequence[tuple[Any, float]], first: dict[str, Any], last: dict[str, Any]
+    ) -> None:
+        """These layers with their scales, between the embeddings of ``first`` and ``last``'s
+        norm and head."""
+        from torch import nn
+
+        made = [_hop(layer, place, scale) for place, (layer, scale) in enumerate(chain)]
+        self._decoder._modules["layers"] = nn.ModuleList(made)
+        self._decoder._modules["embed_tokens"] = first["embed_tokens"]
+        self._decoder._modules["norm"] = last["norm"]
+        self.model._modules["lm_head"] = (first if self._tied else last)["lm_head"]
+
+    def _averaged(self, genome: Coefficients) -> Any:
+        """The parents' weighted mean by layer group, summed in float32 and rounded once."""
+        import torch
+
+        groups = layer_groups(len(self._layers[0]), len(self._layers[0]))
+        genome.check([name for name, _ in groups], len(self._models))
+        if self._average is None:
+            self._average = copy.deepcopy(self._models[0])
+        parents = [dict(model.named_parameters()) for model in self._models]
+        with torch.no_grad():
+            for name, target in self._average.named_parameters():
+                place = 1 if layer_of(name) is not None else 0 if is_before_layers(name) else 2
+                total = torch.zeros(target.shape, dtype=torch.float32, device=target.device)
+                for share, parent in zip(genome.shares(groups[place][0]), parents, strict=True):
+                    total.add_(parent[name].float(), alpha=share)
+                target.copy_(total)
+        return self._average
+
     def recipe(self, genome: Coefficients, dtype: str = "bfloat16") -> MergeRecipe:
         """The candidate as mergekit's YAML, see ``written.recipe_for``."""
-        if self._after_norms and any(scale != 1 for _, _, scale in path_of(genome)):
+        scaled = genome.method != "linear" and any(scale != 1 for _, _, scale in path_of(genome))
+        if self._after_norms and scaled:
             raise UserError(
                 "This family adds a normed update to the stream, so that a scale cannot be "
                 "written into its weights; use scales of 1.",
                 "このモデルは正規化した値を加算する構造のため、倍率を重みに書き込めません。"
                 "倍率は 1 にしてください。",
             )
-        return recipe_for(genome, self.parents, self.layout_groups, dtype=dtype)
+        groups = self.layout_groups
+        if genome.method == "linear":
+            groups = layer_groups(len(self._layers[0]), len(self._layers[0]))
+        return recipe_for(genome, self.parents, groups, dtype=dtype)
 
     def close(self) -> None:
         self._models, self._layers, self._parts, self.model = [], [], [], None
+        self._average = None
 
     def _describe(self, origins: Sequence[int]) -> None:
         """The config's count and kinds of layers, set together: each alone would be refused."""

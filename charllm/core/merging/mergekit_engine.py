@@ -15,6 +15,7 @@ from charllm.core.merging.engines import Effect
 from charllm.core.merging.layout import Layout
 from charllm.core.merging.recipe import MergeRecipe, Slice, Source
 from charllm.core.merging.sources import Tensors
+from charllm.core.merging.tokenizer_source import Vocabulary
 from charllm.core.merging.written import setting_for
 from charllm.data.errors import UserError
 
@@ -34,6 +35,9 @@ class MergekitEngine:
     """
 
     batched = False
+    steady = True
+    vocabulary: Vocabulary | None = None
+    """What the sources' rows were brought together to, where the parents' tokens differ."""
 
     def __init__(
         self,
@@ -81,13 +85,14 @@ class MergekitEngine:
     def recipe(self, genome: Coefficients, dtype: str = "bfloat16") -> MergeRecipe:
         """The candidate as mergekit's YAML."""
         inner = range(1, len(self.layout_groups) - 1)
-        return MergeRecipe(
+        found = MergeRecipe(
             merge_method=self.method,
             slices=tuple(self._slice(genome, number, len(inner)) for number in inner),
             base_model=self.base or None,
             dtype="float32",
             out_dtype=dtype,
         )
+        return self.vocabulary.on(found) if self.vocabulary else found
 
     def close(self) -> None:
         self._sources, self._parameters, self.model = {}, {}, None
