@@ -1,9 +1,9 @@
 """What a search maximises: parts of a score, their weights, and one value a query made of them.
 
 Parts come from the evaluation by name, such as ``score`` (the judge's), ``gate``, ``style``,
-``length``, ``loss`` (per token, on the character's held-out lines) and ``guard`` (general
-questions). All of them are kept for every candidate, whatever the weights; so an old search can be
-looked at with other weights from its journal alone.
+``length``, ``loss`` (per token, on the character's held-out lines) and ``general`` (general
+questions, a guard against forgetting). All of them are kept for every candidate, whatever the
+weights; so an old search can be looked at with other weights from its journal alone.
 """
 
 from __future__ import annotations
@@ -15,6 +15,9 @@ from dataclasses import dataclass, field
 from charllm.core.merging.journal import Outcome
 from charllm.data.errors import UserError
 
+GENERAL = ("general", "general_right")
+"""What general questions measure: the right option's share of the options' likelihood, in (0, 1),
+and whether it is the likeliest, 0 or 1."""
 UNIT = (0.0, 1.0)
 RANGES = {"loss": (1.0, 0.0)}
 """(worst, best) of the parts that do not run from 0 to 1; a loss of 1 nat less is worth 1."""
@@ -24,11 +27,13 @@ RANGES = {"loss": (1.0, 0.0)}
 class Objective:
     """Weights by part, none negative; ``ranges`` gives a part's (worst, best), else 0 … 1.
 
-    A part's value counts as ``(x - worst) / (best - worst)``, not clipped.
+    A part's value counts as ``(x - worst) / (best - worst)``, not clipped. ``floors`` says how far
+    a part may fall below the plain average before a candidate may not be chosen (``guard``).
     """
 
     weights: Mapping[str, float]
     ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    floors: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for part, weight in self.weights.items():

@@ -10,29 +10,35 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from charllm.core.evaluation.general_questions import answer_general
+from charllm.core.evaluation.likelihood import Opened, ending_of, mean_log_likelihoods
 from charllm.core.generation import GenerationPreset, Request, generate_all
 from charllm.core.judging.records import Item, Judge, Record
 from charllm.core.merging.evaluating import reason_of
 from charllm.core.merging.genome import Candidate
 from charllm.core.merging.journal import Failure, Outcome, Outcomes
+from charllm.core.merging.objective import GENERAL
 from charllm.data.errors import UserError
 from charllm.data.files import sha256
 from charllm.data.progress import Paused, Reporter, Stopped
 from charllm.data.queries import Split
 
 if TYPE_CHECKING:
+    from charllm.core.decoding_space import DecodingSpace
+    from charllm.core.evaluation.general_questions import Answered, GeneralQuestion
     from charllm.core.generation import Done
     from charllm.core.judging.score import Scorer
     from charllm.core.merging.engines import Engine
     from charllm.data.prompts import Row
 
 PARTS = ("score", "gate", "style", "length", "stopped")
-"""What every query measures; ``loss`` is measured by lines."""
-LINE = "line:"
-"""How the ids of held-out lines begin among the queries'."""
+"""What every query measures; ``loss`` is measured by lines, ``GENERAL`` by general questions."""
+LINE, GUARD = "line:", "general:"
+"""How the ids of held-out lines and of general questions begin among the queries'."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +53,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Stage:
-    """What all candidates share: the tokenizer's ends, questions and lines by id, the preset."""
+    """What all candidates share: the tokenizer's ends, what is asked by id, the preset."""
 
     tokenizer: Any
     end_ids: frozenset[int]
@@ -56,14 +62,21 @@ class Stage:
     lines: Mapping[str, Row]
     preset: GenerationPreset
     rows: int
+    general: Mapping[str, GeneralQuestion] = field(default_factory=dict)
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The parts of a score that are measured."""
+        return (*PARTS, *(["loss"] if self.lines else []), *(GENERAL if self.general else []))
 
 
 @dataclass(frozen=True)
 class Made:
-    """One candidate's replies by query and losses by line, and the seconds they took."""
+    """One candidate's replies, losses and general answers by id, and the seconds they took."""
 
     replies: dict[str, Done]
     losses: dict[str, float]
+    general: dict[str, Answered]
     seconds: float
 
 
@@ -75,6 +88,7 @@ class Trial:
     ) -> None:
         self.engine, self.stage = engine, stage
         self.judge, self.scorer, self.reporter = judge, scorer, reporter
+        self._space: DecodingSpace | None = None
 
     def many(
         self, candidates: Sequence[Candidate], queries: Sequence[str], split: Split
@@ -111,8 +125,11 @@ class Trial:
             return self._together(group, queries)
         except (Stopped, Paused):
             raise
-        except Exception:  # one of them may be at fault: each by itself then
-            return [self._alone(one, queries) for one in group]
+        except Exception:
+            pass  # and leave the handler: what it holds may be the memory that lacked
+        if self._space is not None:
+            self._space.close()
+        return [self._alone(one, queries) for one in group]  # one of them may be at fault
 
     def _alone(self, one: Candidate, queries: Sequence[str]) -> Made | Failure:
         try:
@@ -133,6 +150,7 @@ class Trial:
         ]
         done = {one.column: one for one in self._decoded(requests)}
         losses = [self._losses(effect.scales, queries) for effect in effects]
+        general = [self._general(effect.scales, queries) for effect in effects]
         seconds = (time.perf_counter() - began) / len(group)
         return [
             Made(
@@ -142,6 +160,7 @@ class Trial:
                     if query in self.stage.questions
                 },
                 losses[place],
+                general[place],
                 seconds,
             )
             for place in range(len(group))
@@ -157,26 +176,48 @@ class Trial:
             preset=self.stage.preset.model_copy(update={"seed": seed}),
             end_ids=self.stage.end_ids,
             stop_strings=self.stage.stop_strings,
+            noise=query,
         )
 
     def _decoded(self, requests: Sequence[Request]) -> Iterator[Done]:
         """In batches of prompts of similar length, so that little is padded."""
-        order = sorted(requests, key=lambda one: len(one.prompt_ids))
-        for start in range(0, len(order), self.stage.rows):
+        from charllm.core.decoding_space import rows_that_fit, space_for
+
+        if self.engine.steady and self._space is None:
+            self._space = space_for(self.engine.model)
+        order = sorted(requests, key=lambda one: len(one.prompt_ids), reverse=True)
+        rows = rows_that_fit(self.engine.model, order, self.stage.rows, self._space)
+        for start in range(0, len(order), rows):
             if self.reporter.stop_requested() == "cancel":
                 raise Stopped
-            batch = order[start : start + self.stage.rows]
-            yield from generate_all(self.engine.model, self.stage.tokenizer, batch)
+            batch = order[start : start + rows]
+            yield from generate_all(self.engine.model, self.stage.tokenizer, batch, self._space)
 
     def _losses(self, scales: object | None, queries: Sequence[str]) -> dict[str, float]:
         """Mean loss per learnt token of each held-out line, in nats."""
         wanted = [query for query in queries if query in self.stage.lines]
-        if not wanted:
-            return {}
-        if scales is None:
-            return {query: _loss(self.engine.model, self.stage.lines[query]) for query in wanted}
-        with self.engine.model.selected([scales]) as model:
-            return {query: _loss(model, self.stage.lines[query]) for query in wanted}
+        endings = [ending_of(self.stage.lines[query]) for query in wanted]
+        # One by one: a line's loss must not depend on which others are asked beside it.
+        found = mean_log_likelihoods(self._opened(scales), endings, rows=1)
+        return {query: -value for query, value in zip(wanted, found, strict=True)}
+
+    def _general(self, scales: object | None, queries: Sequence[str]) -> dict[str, Answered]:
+        """The answer to each general question."""
+        wanted = [query for query in queries if query in self.stage.general]
+        questions = [self.stage.general[query] for query in wanted]
+        found = answer_general(self._opened(scales), self.stage.tokenizer, questions)
+        return dict(zip(wanted, found, strict=True))
+
+    def _opened(self, scales: object | None) -> Opened:
+        """The candidate's model for a plain forward pass of so many rows."""
+
+        def opened(rows: int) -> AbstractContextManager[Any]:
+            if scales is None:
+                return nullcontext(self.engine.model)
+            chosen: AbstractContextManager[Any] = self.engine.model.selected([scales] * rows)
+            return chosen
+
+        return opened
 
     # ── judging ───────────────────────────────────────────────────────────────────────────────
 
@@ -220,6 +261,9 @@ class Trial:
     def _outcome(
         self, made: Made, query: str, item: Item | None, records: Mapping[str, list[Record]]
     ) -> Outcome:
+        if answer := made.general.get(query):
+            share, right = answer.share, float(answer.right)
+            return Outcome(query, dict(zip(GENERAL, (share, right), strict=True)))
         if item is None:
             return Outcome(query, {"loss": made.losses[query]})
         found = records[item.id]
@@ -243,16 +287,3 @@ class Trial:
             seconds=made.seconds / max(1, len(made.replies)),
             note=item.reply,
         )
-
-
-def _loss(model: Any, row: Row) -> float:
-    """Of the learnt tokens, which end the row; only their scores are computed."""
-    import torch
-
-    learnt = sum(label != -100 for label in row.labels)
-    device = model.get_input_embeddings().weight.device
-    ids = torch.tensor([row.input_ids], device=device)
-    with torch.inference_mode():
-        logits = model(input_ids=ids, logits_to_keep=learnt + 1, use_cache=False).logits[0, :-1]
-        wanted = torch.tensor(row.labels[-learnt:], device=device)
-        return float(torch.nn.functional.cross_entropy(logits.float(), wanted))
