@@ -6,7 +6,9 @@ command line: one more field in a class is one more field everywhere.
 
 from __future__ import annotations
 
+import copy
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -65,6 +67,31 @@ def load_yaml(path: Path) -> Any:
         raise UserError(
             f"{path} is not valid YAML.", f"{path} は YAML として読めません。"
         ) from error
+
+
+def with_texts(data: Any, texts: Sequence[str]) -> Any:
+    """``data`` with ``NAME=VALUE`` texts set; a name may go deeper (``search.seed``), a value is
+    YAML. Whether there is such a setting is for the configuration to say."""
+    import yaml
+
+    made = copy.deepcopy(data)
+    for text in texts:
+        name, equals, value = text.partition("=")
+        *above, last = name.strip().split(".")
+        try:
+            found = yaml.safe_load(value)
+        except yaml.YAMLError:
+            equals = ""
+        at = made
+        for key in above:
+            at = at.setdefault(key, {}) if isinstance(at, dict) else None
+        if not equals or not last or not isinstance(at, dict):
+            raise UserError(
+                f"--set {text!r}: write NAME=VALUE, the value in YAML.",
+                f"--set「{text}」: NAME=VALUE の形で、値は YAML で書いてください。",
+            )
+        at[last] = found
+    return made
 
 
 def dump_yaml(data: Any) -> str:

@@ -175,9 +175,10 @@ def _check_training(paths: Paths, config: Any) -> dict[str, Any]:
 def evolve(paths: Paths, options: Namespace) -> Any:
     from charllm.core.merging.evolve_config import EvolveConfig
     from charllm.core.merging.evolving import quote_evolve
+    from charllm.data.config import load_yaml, with_texts
 
     path = recipe_path(paths, options.config)
-    config = EvolveConfig.load(path)
+    config = EvolveConfig.from_data(with_texts(load_yaml(path), options.set), str(path))
     if options.quote:
         return quote_evolve(config, paths)
     return run_kind(paths, "evolve", config.model_dump(mode="json"), name=path.stem)

@@ -43,7 +43,7 @@ COPIED = (
     "added_tokens.json",
     "chat_template.jinja",
 )
-_LAYER_FIELDS = ("num_hidden_layers", "layer_types")
+_CHANGED_FIELDS = ("num_hidden_layers", "layer_types", "vocab_size")
 _SHARD = 2**31  # elements: 4 GB in 16 bits
 
 
@@ -224,6 +224,8 @@ def _copy_rest(plan: Plan, work: Path, seed: int) -> None:
     index = plan.base / "model.safetensors.index.json"
     if plan.rules.in_place and index.is_file() and not (work / index.name).exists():
         shutil.copy(index, work / index.name)
+    if plan.vocabulary:
+        plan.vocabulary.write(work)
     write_json(work / "config.json", _out_config(plan))
     write_text(work / "README.md", model_card(plan, seed))
     write_text(
@@ -232,9 +234,9 @@ def _copy_rest(plan: Plan, work: Path, seed: int) -> None:
 
 
 def _out_config(plan: Plan) -> dict[str, Any]:
-    """The donor's config.json with the new layers and the new dtype."""
+    """The donor's config.json with the new layers, vocabulary and dtype."""
     config = read_json(plan.base / "config.json")
-    changed = {key: plan.config[key] for key in _LAYER_FIELDS if key in plan.config}
+    changed = {key: plan.config[key] for key in _CHANGED_FIELDS if key in plan.config}
     if "text_config" in config:
         config["text_config"] = {**config["text_config"], **changed}
     else:

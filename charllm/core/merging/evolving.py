@@ -7,21 +7,26 @@ with their facts, the judge, the search. It resumes from its folder after a kill
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from charllm.core.evaluation.general_questions import GeneralQuestion, load_general
 from charllm.core.merging import planning
 from charllm.core.merging.coefficients import EMBEDDINGS, HEAD, layer_groups
 from charllm.core.merging.evolve_config import EvolveConfig
 from charllm.core.merging.genome import Space
+from charllm.core.merging.layer_space import layer_space, with_average
 from charllm.core.merging.objective import Objective
+from charllm.core.merging.ray_pool import Pool, check_room
+from charllm.core.merging.ray_trial import PoolTrial
 from charllm.core.merging.search import run_search
 from charllm.core.merging.search_config import plan as search_plan
 from charllm.core.merging.search_report import explain, plain
 from charllm.core.merging.splits import SPLITS, Splits, split_queries
-from charllm.core.merging.trial import LINE, PARTS, Question, Stage, Trial
+from charllm.core.merging.trial import GUARD, LINE, Question, Stage, Trial
 from charllm.data.config import Paths
 from charllm.data.errors import Text, UserError
 from charllm.data.files import write_json
@@ -47,7 +52,6 @@ def run_evolve(
     from charllm.core.judging.judges import open_judge
     from charllm.core.judging.quality_marks import require
     from charllm.core.judging.score import style_scorer
-    from charllm.core.merging.engines import open_engine
 
     check_start(config, paths)
     found = plan_for(config, paths)
@@ -57,13 +61,18 @@ def run_evolve(
     with closing(open_judge(paths, profile, config.judge)) as judge:
         mark = require(paths, config.profile, judge, insist=config.insist)
         goal = Objective.parse(config.search.objective, {"score": judge.scale})
-        stage, splits = _stage(config, paths, profile, found, reporter)
-        goal.check([*PARTS, *(["loss"] if stage.lines else [])])
+        if config.guard is not None:
+            goal = replace(goal, floors={"general": config.guard})
+        home = found.parents[0].base
+        home = found.vocabulary.saved(folder / "tokenizer") if found.vocabulary else home
+        stage, splits = _stage(config, paths, profile, found, reporter, home)
+        goal.check(stage.parts)
         reporter.progress(0, 1, Text("loading the parents", "親モデルを読み込んでいます"))
-        with closing(open_engine(found, config.group_size)) as engine:
-            space = Space(tuple(engine.groups), len(engine.parents), method=config.method)
+        with closing(_engine(config, found, stage, paths, reporter)) as engine:
+            space = space_of(config, found)
             reporter.event("plan", parents=engine.parents, **plan_json(found))
-            trial = Trial(engine, stage, judge, style_scorer(paths, profile), reporter)
+            kind = PoolTrial if config.spread else Trial
+            trial = kind(engine, stage, judge, style_scorer(paths, profile), reporter)
             result = run_search(
                 config.search,
                 space,
@@ -94,6 +103,18 @@ def run_evolve(
         "spent": plain(result.spent),
         "quality": mark.as_json(),
     }
+
+
+def _engine(
+    config: EvolveConfig, found: Plan, stage: Stage, paths: Paths, reporter: Reporter
+) -> Any:
+    """The parents, resident: in this process, or in the workers of a pool."""
+    from charllm.core.merging.engines import open_engine
+
+    if not config.spread:
+        return open_engine(found, config.group_size)
+    cluster = (config.workers, config.ray_address, paths.workspace)
+    return Pool(found, config.group_size, stage, *cluster, reporter)
 
 
 def _publish(
@@ -141,7 +162,12 @@ def query_file(config: EvolveConfig, paths: Paths) -> Path:
 
 def plan_for(config: EvolveConfig, paths: Paths) -> Plan:
     """Engine and memory; ``UserError`` names what keeps the parents from being merged."""
-    return planning.plan(paths, config.parents, config.method, config.base)
+    asked = (config.parents, config.method, config.base)
+    found = planning.plan(paths, *asked, tokenizer_source=config.tokenizer_source)
+    found = with_average(found) if found.engine == "layers" else found
+    if config.spread:
+        check_room(found, config.workers, config.ray_address)
+    return found
 
 
 def plan_json(found: Plan) -> dict[str, Any]:
@@ -166,6 +192,7 @@ def quote_evolve(config: EvolveConfig, paths: Paths) -> dict[str, Any]:
     splits = split_queries(load_queries(query_file(config, paths)))
     if config.lines:
         splits = _with_lines(splits, [LINE + one.id for one in _line_dialogues(config, paths)])
+    splits = _with_general(splits, _general(config, paths))
     space = space_of(config, found)
     made = search_plan(config.search, space, splits)
     return {
@@ -176,17 +203,27 @@ def quote_evolve(config: EvolveConfig, paths: Paths) -> dict[str, Any]:
         "generations": made.generations,
         "candidates": made.candidates,
         "replies": made.replies,
+        "judge_calls": _calls(config, made.replies),
         "judge": config.judge.model_dump(mode="json"),
     }
 
 
+def _calls(config: EvolveConfig, replies: int) -> int:
+    """How often a judge is called at most: replies that the gate stops or that were judged before
+    cost nothing, and neither do held-out lines."""
+    return 0 if config.judge.kind == "embedded" else replies * config.judge.samples
+
+
 def space_of(config: EvolveConfig, found: Plan) -> Space:
     """The space of a plan, as its engine will have it."""
+    if found.engine == "layers":
+        return layer_space(found, config.layers, config.search.strategy)
     text = found.parents[0].config.get("text_config", found.parents[0].config)
     groups = [name for name, _ in layer_groups(text["num_hidden_layers"], config.group_size)]
     if found.engine == "adapter":
         groups = [name for name in groups if name not in (EMBEDDINGS, HEAD)]
-    return Space(tuple(groups), len(found.parents), method=config.method)
+    genes = config.search.parametrisation
+    return Space(tuple(groups), len(found.parents), genes, config.method)
 
 
 # ── what is asked ─────────────────────────────────────────────────────────────────────────────
@@ -219,16 +256,24 @@ def _facts(
 
 
 def _stage(
-    config: EvolveConfig, paths: Paths, profile: Profile, found: Plan, reporter: Reporter
+    config: EvolveConfig,
+    paths: Paths,
+    profile: Profile,
+    found: Plan,
+    reporter: Reporter,
+    home: Path,
 ) -> tuple[Stage, Splits]:
-    """The questions as they are asked of every candidate, and which split each belongs to."""
+    """The questions as they are asked of every candidate, and which split each belongs to.
+
+    ``home`` holds the tokenizer.
+    """
     from charllm.core.models import shared_tokenizer
     from charllm.data.prompts import build_messages, end_ids, get_template, prompt_ids
 
     queries = load_queries(query_file(config, paths))
     reporter.progress(0, 1, Text("looking up the facts", "事実を検索しています"))
     facts = _facts(config, paths, profile, queries, reporter)
-    tokenizer = shared_tokenizer(found.parents[0].base)
+    tokenizer = shared_tokenizer(home)
     template = get_template(_template(config, found, profile))
     questions = {
         query.id: Question(
@@ -252,8 +297,10 @@ def _stage(
         lines,
         config.preset,
         config.rows or ROWS[found.device],
+        _general(config, paths),
     )
-    return stage, _with_lines(split_queries(queries), list(lines))
+    splits = _with_lines(split_queries(queries), list(lines))
+    return stage, _with_general(splits, stage.general)
 
 
 def _template(config: EvolveConfig, found: Plan, profile: Profile) -> str:
@@ -294,4 +341,20 @@ def _lines(
 def _with_lines(splits: Splits, lines: Sequence[str]) -> Splits:
     """Lines are dealt out to the splits in turn, so that none is both tuned and reported on."""
     dealt = {split: tuple(lines[place :: len(SPLITS)]) for place, split in enumerate(SPLITS)}
+    return Splits(*(splits.of(split) + dealt[split] for split in SPLITS))
+
+
+def _general(config: EvolveConfig, paths: Paths) -> dict[str, GeneralQuestion]:
+    """The general questions that guard against forgetting; {} where none are asked."""
+    if config.general_sets is None:
+        return {}
+    return {GUARD + one.id: one for one in load_general(paths, config.general_sets)}
+
+
+def _with_general(splits: Splits, questions: Mapping[str, GeneralQuestion]) -> Splits:
+    """General questions say themselves which split they belong to."""
+    dealt = {
+        split: tuple(key for key, one in questions.items() if one.split == split)
+        for split in SPLITS
+    }
     return Splits(*(splits.of(split) + dealt[split] for split in SPLITS))

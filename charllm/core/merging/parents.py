@@ -15,6 +15,7 @@ from charllm.core.merging.compatibility import check_parents
 from charllm.core.merging.headers import stored_shapes, text_config
 from charllm.core.merging.parameters import Rules, in_layer, layer_of
 from charllm.core.merging.recipe import MergeRecipe
+from charllm.core.merging.tokenizer_source import Vocabulary, vocabulary_of
 from charllm.data.config import Paths
 from charllm.data.errors import UserError
 from charllm.data.files import read_json
@@ -54,12 +55,14 @@ class Parent:
 
 @dataclass(frozen=True)
 class Plan:
-    """A recipe whose parents were found and fit together. ``layers`` counts a parent's."""
+    """A recipe whose parents were found and fit together. ``layers`` counts a parent's;
+    ``vocabulary``: the output's, where ``tokenizer_source`` brings several together."""
 
     recipe: MergeRecipe
     parents: tuple[Parent, ...]
     adapters: Mapping[Path, Lora]
     layers: int
+    vocabulary: Vocabulary | None = None
 
     @property
     def donor(self) -> Parent:
@@ -82,14 +85,16 @@ class Plan:
     @property
     def config(self) -> dict[str, Any]:
         """The output's architecture: the donor's with the recipe's number of layers."""
-        return with_layers(self.donor.config, self.rules)
+        found = with_layers(self.donor.config, self.rules)
+        return {**found, "vocab_size": self.vocabulary.size} if self.vocabulary else found
 
     @cached_property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """The output's tensors in the donor's order, each layer's after the one before it."""
         found: dict[str, tuple[int, ...]] = {}
         by_layer: dict[int, dict[str, tuple[int, ...]]] = {}
-        for name, shape in self.donor.shapes.items():
+        for name, stored in self.donor.shapes.items():
+            shape = self.vocabulary.shape(name, stored) if self.vocabulary else stored
             layer = layer_of(name)
             if layer is None:
                 found[name] = shape
@@ -140,8 +145,10 @@ def _plan(recipe_file: Path, paths: Paths | None, above: tuple[Path, ...]) -> Pl
 
 def plan_recipe(recipe: MergeRecipe, parents: Sequence[Parent]) -> Plan:
     """The plan of a recipe whose parents were found already, checked to fit together."""
-    adapters = check_parents(parents)
-    made = Plan(recipe, tuple(parents), adapters, parents[0].config["num_hidden_layers"])
+    vocabulary = vocabulary_of(recipe, parents)
+    adapters = check_parents(parents, aligned=vocabulary is not None)
+    layers = parents[0].config["num_hidden_layers"]
+    made = Plan(recipe, tuple(parents), adapters, layers, vocabulary)
     made.rules  # noqa: B018 - refuses layers that are not there
     return made
 

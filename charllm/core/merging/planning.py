@@ -6,13 +6,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from charllm.core.merging.coefficients import ADAPTER_METHODS, BASE_METHODS, METHODS
 from charllm.core.merging.compatibility import check_parents
 from charllm.core.merging.parents import Parent, find_parent
+from charllm.core.merging.tokenizer_source import Vocabulary, searched_vocabulary
 from charllm.data.config import Paths
 from charllm.data.errors import Text, UserError
 
@@ -45,7 +46,8 @@ class Plan:
 
     ``weights_gb``: the model that answers. ``buffers_gb``: what else is on its device (parents,
     adapters, draws). ``total_gb``: both and the reserve for decoding. ``host_gb``: in RAM beside a
-    GPU. ``fits``: whether the memory at hand is enough.
+    GPU. ``fits``: whether the memory at hand is enough. ``vocabulary``: the merge's, where the
+    parents' differ by added tokens.
     """
 
     engine: Kind
@@ -60,6 +62,7 @@ class Plan:
     host_gb: float
     fits: bool
     reasons: tuple[Text, ...]
+    vocabulary: Vocabulary | None = None
 
     def require(self) -> None:
         """``UserError`` where it does not fit."""
@@ -91,11 +94,13 @@ def plan(
     base: str = "",
     near: Path | None = None,
     memory: Memory | None = None,
+    tokenizer_source: str = "",
 ) -> Plan:
     """Find the parents, check that they fit together, and choose the engine.
 
     ``parents`` and ``base`` as in a recipe (folder, ``base+adapter``, another recipe), relative to
-    ``near`` or the project's root. ``memory`` None: what is free now.
+    ``near`` or the project's root. ``memory`` None: what is free now. ``tokenizer_source``: union
+    or base, for vocabularies that differ by added tokens.
     """
     if len(parents) < 2 or len(set(parents)) != len(parents):
         raise UserError(
@@ -105,8 +110,17 @@ def plan(
         _check_base(method, parents, base)
     found = tuple(find_parent(name, near or paths.root, paths) for name in parents)
     origin = find_parent(base, near or paths.root, paths) if base else None
-    check_parents([*found, *([origin] if origin else [])])
-    at_hand = memory or memory_at_hand()
+    vocabulary = searched_vocabulary(tokenizer_source, found, origin, method)
+    check_parents([*found, *([origin] if origin else [])], aligned=vocabulary is not None)
+    made = _engine_plan(method, found, origin, memory or memory_at_hand())
+    if vocabulary is None:
+        return made
+    return replace(made, vocabulary=vocabulary, reasons=(vocabulary.told(), *made.reasons))
+
+
+def _engine_plan(
+    method: str, found: tuple[Parent, ...], origin: Parent | None, at_hand: Memory
+) -> Plan:
     if _all_adapters(method, found, origin):
         return _adapter_plan(method, found, origin, at_hand)
     if method == "passthrough":

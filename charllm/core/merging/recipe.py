@@ -73,6 +73,8 @@ class MergeRecipe(Config):
         for piece in self.slices or ():
             if any(source.layer_range is None for source in piece.sources):
                 raise ValueError("every source of a slice needs a layer_range")
+        if self.tokenizer_source is not None and self.tokenizer is not None:
+            raise ValueError("give tokenizer_source or tokenizer, not both")
         return self
 
     def to_yaml(self) -> str:
@@ -81,6 +83,14 @@ class MergeRecipe(Config):
 
     def save(self, path: Path) -> None:
         write_text(path, self.to_yaml())
+
+    @property
+    def vocabulary_source(self) -> str:
+        """``tokenizer_source``, or the source under ``tokenizer`` (its own default is union); ""
+        where neither is there: all parents then have one vocabulary."""
+        if self.tokenizer is not None:
+            return str(self.tokenizer.get("source", "union"))
+        return self.tokenizer_source or ""
 
     @property
     def parents(self) -> tuple[str, ...]:
@@ -189,6 +199,8 @@ def renamed(recipe: MergeRecipe, names: Mapping[str, str]) -> MergeRecipe:
         changes["slices"] = tuple(piece(p) for p in recipe.slices)
     if recipe.base_model:
         changes["base_model"] = names.get(recipe.base_model, recipe.base_model)
+    if recipe.tokenizer_source:
+        changes["tokenizer_source"] = names.get(recipe.tokenizer_source, recipe.tokenizer_source)
     return recipe.model_copy(update=changes)
 
 

@@ -30,6 +30,8 @@ def open_state(
         "splits": splits.digest,
         "objective": {p: [w, *objective.ranges.get(p, ())] for p, w in objective.weights.items()},
     }
+    if objective.floors:
+        settings["floors"] = dict(objective.floors)
     settings = json.loads(json.dumps(settings))
     state = State.load(folder)
     if state is None:
@@ -74,6 +76,7 @@ def fork(source: Path, target: Path, generation: int, seed: int) -> State:
         [*((g, s) for g, s in state.seeds if g <= generation), (generation + 1, seed)],
         opened=state.opened,
         start=state.start,
+        given=[one for one in state.given if one["generation"] <= generation],
     )
     forked.save(target)
     write_json_lines(target / JOURNAL, kept)

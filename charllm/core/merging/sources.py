@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 from charllm.core.merging.coefficients import METHODS
 from charllm.core.merging.headers import shard_files
 from charllm.core.merging.parents import Parent, Plan
+from charllm.core.merging.tokenizer_source import has_rows
 from charllm.data.errors import UserError
 
 if TYPE_CHECKING:
@@ -84,6 +85,8 @@ class Blended:
 
         rule = self.plan.rules.of(name)
         found = [self._sources[entry.parent].get(entry.tensor) for entry in rule.entries]
+        if self.plan.vocabulary and has_rows(name):
+            found = self.plan.vocabulary.aligned([e.parent for e in rule.entries], found)
         dtype = self._dtype or self._stored_dtype(name)
         return blend_tensor(rule, found, dtype, self._draws.of(name))
 
