@@ -256,8 +256,9 @@ def test_a_reply_cannot_speak_as_the_judge(paths: Paths, profile: Profile) -> No
 
 
 def test_who_cannot_compare_says_so(paths: Paths, profile: Profile) -> None:
-    for kind in (JudgeConfig(), JudgeConfig(kind="local", model="x")):
-        with pytest.raises(UserError, match="endpoint"):
+    refused = {"endpoint": JudgeConfig(), "no model 'x'": JudgeConfig(kind="local", model="x")}
+    for words, kind in refused.items():
+        with pytest.raises(UserError, match=words):
             open_pair_judge(paths, profile, kind)
     with pytest.raises(UserError, match="baseline"):
         duels({"a": [], "b": []}, against="baseline")

@@ -23,7 +23,7 @@ def judge(paths: Paths, options: Namespace) -> Iterator[dict[str, Any]]:
     from charllm.data.files import json_lines
 
     rows = [row for _, row in json_lines(Path(options.file))]
-    config = _judge_config(options)
+    config = judge_config(options)
     if config.kind == "embedded":
         return judge_rows(paths, options.profile, rows)
     return _judge_by_model(paths, options.profile, config, rows)
@@ -62,7 +62,7 @@ def _judge_by_model(
         opened.close()
 
 
-def _judge_config(options: Namespace) -> JudgeConfig:
+def judge_config(options: Namespace) -> JudgeConfig:
     """The judge that the options describe: a file's settings, overruled one by one."""
     from charllm.core.judging.judges import JudgeConfig
 
@@ -97,7 +97,7 @@ def rubrics(paths: Paths, options: Namespace) -> Any:
 
 
 def quality(paths: Paths, options: Namespace) -> Any:
-    config = {"profile": options.profile, "judge": _judge_config(options).model_dump(mode="json")}
+    config = {"profile": options.profile, "judge": judge_config(options).model_dump(mode="json")}
     return run_kind(paths, "quality", config)
 
 

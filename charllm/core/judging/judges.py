@@ -7,6 +7,7 @@ comes from the environment or from the session (``endpoint.set_session_key``).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
@@ -14,6 +15,7 @@ from pydantic import Field, model_validator
 from charllm.core import endpoint
 from charllm.core.judging import score
 from charllm.core.judging.calibrated import Calibrated, load_calibrated
+from charllm.core.judging.gate import Gate
 from charllm.core.judging.prices import Price, price_of
 from charllm.core.judging.records import Item, Judge, Quote, Record
 from charllm.core.judging.rubric import load_rubric
@@ -89,27 +91,33 @@ class EmbeddedJudge:
 
     A reply that is among the lines the judge has learnt from is judged by one that has not learnt
     it (cross-validation in ``FOLDS``), so that a training set is not praised for being learnt.
+    It is fitted when it is first asked: who only wants its name or its mark does not wait for it.
     """
 
     rubric = "character"
     scale = (int(score.LOWEST), int(score.HIGHEST))
 
     def __init__(self, paths: Paths, profile: Profile) -> None:
-        self.paths = paths
-        self.scorer = score.build_scorer(paths, profile)
+        self.paths, self.profile = paths, profile
         found = load_calibrated(paths, profile.slug)
         self.calibrated: Calibrated | None = found if found and found.applies else None
 
-    @property
+    @cached_property
+    def scorer(self) -> score.Scorer:
+        return score.build_scorer(self.paths, self.profile)
+
+    @cached_property
     def id(self) -> str:
-        return self.calibrated.judge if self.calibrated else self.scorer.judge
+        if self.calibrated:
+            return self.calibrated.judge
+        return score.judge_name(self.paths, self.profile)
 
     @property
     def version(self) -> str:
         return self.calibrated.version if self.calibrated else score.VERSION
 
     def quote(self, items: Sequence[Item]) -> Quote:
-        gate = self.scorer.gate
+        gate = Gate(self.profile)
         gated = sum(
             bool(gate.check(i.reply, query=i.query, stop_reason=i.stop_reason)) for i in items
         )
@@ -125,7 +133,7 @@ class EmbeddedJudge:
 
     def _dealt(self, items: Sequence[Item]) -> Iterator[tuple[score.Scorer, list[Item]]]:
         """The items in groups, each with a scorer that has learnt none of its replies."""
-        learnt = score.learnt_lines(self.paths, self.scorer.profile)
+        learnt = score.learnt_lines(self.paths, self.profile)
         known = {i.reply.strip() for i in items} & learnt
         fold_of = {line: n % FOLDS for n, line in enumerate(sorted(known))}
         yield self.scorer, [i for i in items if i.reply.strip() not in fold_of]
@@ -138,7 +146,7 @@ class EmbeddedJudge:
         judged = scorer.score(item.query, item.reply, item.stop_reason)
         if self.calibrated:
             judged = self.calibrated.apply(judged)
-        language = scorer.profile.language
+        language = self.profile.language
         return Record(
             item=item.id,
             judge=self.id,

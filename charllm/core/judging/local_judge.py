@@ -8,13 +8,13 @@ caught by the quality check.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from charllm.core.judging.cache import Answer, JudgeCache, answer_key
 from charllm.core.judging.gate import Gate
+from charllm.core.judging.local_model import BATCH, Asked, LocalModel
 from charllm.core.judging.prices import tokens_about
 from charllm.core.judging.prompting import Prompts
 from charllm.core.judging.records import Item, Quote, Record
@@ -27,10 +27,6 @@ from charllm.data.profile import Profile
 
 if TYPE_CHECKING:
     from charllm.core.judging.judges import JudgeConfig
-
-BATCH = 8
-WHOLE = ("end", "stop_string")
-"""Why generation ends a whole answer; after any other reason it is one that was cut."""
 
 
 @dataclass(frozen=True)
@@ -47,23 +43,17 @@ class LocalJudge:
     def __init__(
         self, paths: Paths, profile: Profile, rubric: Rubric, config: JudgeConfig, cache: JudgeCache
     ) -> None:
-        from charllm.core.models import model_folder, weights_hash
-
         self.config = config
         self.rules = rubric
         self.cache = cache
         self.gate = Gate(profile)
         self.prompts = Prompts(rubric, profile)
-        self.folder = model_folder(paths, config.model)
-        self.weights = weights_hash(self.folder)
-        self._language = profile.language
+        self.local = LocalModel(paths, config.model, profile.language)
         self._kept_as = f"{rubric.name} {rubric.version}"
-        self._loaded: tuple[Any, Any, Any] | None = None
 
     @property
     def id(self) -> str:
-        """The model's name and its weights: another model in the same folder is another judge."""
-        return f"local:{self.config.model.rstrip('/').rsplit('/', 1)[-1]}@{self.weights[:8]}"
+        return self.local.id
 
     @property
     def rubric(self) -> str:
@@ -82,7 +72,7 @@ class LocalJudge:
         return self.rules.measures
 
     def close(self) -> None:
-        self._loaded = None
+        self.local.close()
         self.cache.close()
 
     def quote(self, items: Sequence[Item]) -> Quote:
@@ -129,49 +119,11 @@ class LocalJudge:
                 yield self._record(task, answer)
 
     def _answers(self, tasks: Sequence[_Task]) -> list[Answer]:
-        from charllm.core.generation import GenerationPreset, Request, generate_all
-        from charllm.data.prompts import end_ids, prompt_ids
-
-        model, tokenizer, template = self._load()
-        preset = GenerationPreset(
-            temperature=self.config.temperature, max_new_tokens=self.config.max_tokens
+        return self.local.answers(
+            [Asked(task.messages, self.config.seed + task.sample) for task in tasks],
+            temperature=self.config.temperature,
+            max_tokens=self.config.max_tokens,
         )
-        requests = [
-            Request(
-                column=str(number),
-                prompt_ids=prompt_ids(template, tokenizer, task.messages),
-                preset=preset.model_copy(update={"seed": self.config.seed + task.sample}),
-                end_ids=end_ids(template, tokenizer),
-                stop_strings=template.stop_strings,
-            )
-            for number, task in enumerate(tasks)
-        ]
-        start = time.monotonic()
-        done = generate_all(model, tokenizer, requests)
-        seconds = round((time.monotonic() - start) / len(tasks), 3)
-        return [
-            Answer(
-                text=one.text,
-                finish="stop" if one.reason in WHOLE else one.reason,
-                tokens_in=one.prompt_tokens,
-                tokens_out=one.generated,
-                seconds=seconds,
-                model=self.id,
-            )
-            for one in done
-        ]
-
-    def _load(self) -> tuple[Any, Any, Any]:
-        """Model, tokenizer and the template that its family talks in."""
-        if self._loaded is None:
-            from charllm.core.catalog import find_model, template_name
-            from charllm.core.models import load_model, shared_tokenizer
-            from charllm.data.prompts import get_template
-
-            info = find_model(self.config.model)
-            template = get_template(template_name(info, self._language))
-            self._loaded = (load_model(self.folder), shared_tokenizer(self.folder), template)
-        return self._loaded
 
     def _tasks(self, item: Item) -> list[_Task]:
         messages = self.prompts.messages(item, as_json=False)
@@ -183,7 +135,7 @@ class LocalJudge:
 
     def _key(self, messages: list[dict[str, str]], sample: int) -> str:
         return answer_key(
-            weights=self.weights,
+            weights=self.local.weights,
             messages=messages,
             temperature=self.config.temperature,
             max_tokens=self.config.max_tokens,

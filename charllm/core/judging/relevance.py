@@ -68,7 +68,7 @@ class Relevance:
         With ``folder``, the calibration is kept there and read again while the dialogues stay
         the same. ``UserError`` with fewer than ``MIN_PAIRS`` pairs.
         """
-        clean = list(dict.fromkeys((q, r) for q, r in pairs if q.strip() and r.strip()))
+        clean = usable(pairs)
         if len(clean) < MIN_PAIRS:
             raise UserError(
                 f"Relevance is not scored: {profile.name} has {len(clean)} dialogues, at least "
@@ -115,6 +115,11 @@ class Relevance:
             while len(self._questions) > _REMEMBERED:
                 self._questions.popitem(last=False)
         return vector
+
+
+def usable(pairs: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    """The pairs that can be calibrated on, each once."""
+    return list(dict.fromkeys((q, r) for q, r in pairs if q.strip() and r.strip()))
 
 
 def calibrate(pairs: Sequence[tuple[str, str]], embedder: Embedder) -> Calibration:

@@ -17,7 +17,7 @@ from typing import Any
 
 from charllm.core.embedding import Embedder, EmbedderConfig, get_embedder
 from charllm.core.judging.gate import Finding, Gate
-from charllm.core.judging.relevance import Relevance
+from charllm.core.judging.relevance import MIN_PAIRS, Relevance, usable
 from charllm.core.judging.style import StyleModel
 from charllm.core.judging.wording import length_words, relevance_words, style_words
 from charllm.data.config import Paths
@@ -186,6 +186,16 @@ def build_scorer(paths: Paths, profile: Profile, embedder: Embedder | None = Non
         _style_model(paths, profile, dialogues),
         _relevance_model(paths, profile, dialogues, embedder),
     )
+
+
+def judge_name(paths: Paths, profile: Profile) -> str:
+    """What ``build_scorer``'s scorer would be called, without fitting it."""
+    pairs = usable([(d.question, d.reply) for d in _dialogues(paths, profile.slug)])
+    try:
+        get_embedder(EmbedderConfig())
+    except UserError:
+        return JUDGE_WITHOUT_RELEVANCE
+    return JUDGE if len(pairs) >= MIN_PAIRS else JUDGE_WITHOUT_RELEVANCE
 
 
 def style_scorer(paths: Paths, profile: Profile) -> Scorer:
