@@ -224,7 +224,7 @@ def publish(
 
 def raise_budget(run: Run, budget: Budget) -> None:
     """What a filter run or an evaluation may spend from its next start on, all in all."""
-    if run.kind != "evaluate":
+    if run.kind not in ("evaluate", "interview"):
         _config(run)
     write_json(run.folder / BUDGET, budget.model_dump(mode="json"))
 

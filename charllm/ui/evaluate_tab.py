@@ -1,0 +1,40 @@
+"""The Evaluate tab: set an evaluation up, read what came out, question by question, pair by pair.
+
+Only the shell: one panel a page, each in a file of its own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import gradio as gr
+
+from charllm.ui import evaluate_form, evaluate_live, evaluate_pairs, evaluate_queries
+from charllm.ui.judge_html import SHARED, Panel
+from charllm.ui.page import Page
+from charllm.ui.words import t
+
+
+def build(page: Page) -> None:
+    with gr.Tabs(elem_id="evaluate-tabs") as tabs:
+        with _tab("setup", t("Set up", "設定")) as tab:
+            setup = evaluate_form.build(replace(page, tab=tab))
+        with _tab("runs", t("Results", "結果")) as tab:
+            live, current = evaluate_live.build(replace(page, tab=tab), setup, tabs)
+            opened_by(tab, live)
+        with _tab("queries", t("Question by question", "質問ごと")) as tab:
+            opened_by(tab, evaluate_queries.build(replace(page, tab=tab), current))
+        with _tab("pairs", t("Pairs", "勝敗")) as tab:
+            opened_by(tab, evaluate_pairs.build(replace(page, tab=tab), current))
+    opened = page.tab.select(setup.panel.refresh, setup.panel.inputs, setup.panel.outputs, **SHARED)
+    setup.after(opened).then(live.refresh, live.inputs, live.outputs, **SHARED)
+
+
+def _tab(name: str, label: Any) -> gr.Tab:
+    return gr.Tab(label, id=f"evaluate-{name}", elem_id=f"evaluate-tab-{name}")
+
+
+def opened_by(tab: gr.Tab, panel: Panel) -> None:
+    """Show all there is whenever the page is opened."""
+    tab.select(panel.refresh, panel.inputs, panel.outputs, **SHARED)
