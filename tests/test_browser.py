@@ -293,7 +293,8 @@ def test_language_and_theme_are_remembered(visitor: Visitor) -> None:
     visitor.leave(page, "[data-language=en]")
     for _ in range(2):
         page.wait_for_selector("#send:text-is('Send')")
-        tabs = ["Chat", "Character", "Data", "Judge", "Train", "Merge", "Models", "Runs"]
+        tabs = ["Chat", "Character", "Data", "Judge", "Train", "Merge", "Evaluate"]
+        tabs += ["Models", "Runs"]
         assert texts(page, "button[role=tab]:visible") == tabs
         assert page.locator(".empty h2").inner_text() == "Ask, and compare" and dark()
         visitor.reload(page)

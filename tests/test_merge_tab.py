@@ -1,20 +1,26 @@
-"""The Merge tab in headless Chromium: set up, start, watch, pause, resume, read the report.
+"""The Merge tab in headless Chromium: set up, start, mix by hand, resume, report, fork.
 
-The evolution is a real run of a small random model in a process of its own.
+One journey in one page, because every page load costs seconds. The evolution is a real run of a
+small random model in a process of its own.
 """
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 from browser import Dashboard, Visitor, go_to, until, wait_text
 from merge_home import evolve_config, small_home
 
+from charllm.core.merging.journal import Journal
 from charllm.services.merge_forms import merge_runs, yaml_of
+from charllm.services.runs import Run
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(400)]
 EVIL = "<img src=x onerror='window.owned=1'>${window.owned=2}{{window.owned=3}}"
+MIXED = {"layers 0-0": [0.9, 0.1], "layers 1-1": [0.5, 0.5]}
+SLIDER = "#mixer-board [data-group='layers 0-0'] input >> nth={}"
 
 
 @pytest.fixture(scope="module")
@@ -23,68 +29,78 @@ def home(board: Dashboard) -> Dashboard:
     return board
 
 
-def opened(visitor: Visitor) -> Any:
-    page = visitor.open()
-    go_to(page, "マージ")
-    page.wait_for_selector("#merge-status .banner")
-    return page
-
-
 def read_yaml(page: Any, text: str) -> None:
-    """As a visitor does it: open the fold, paste, read."""
-    if not page.is_visible("#merge-yaml-text textarea"):
-        page.click("button:has-text('YAML をフォームに読み込む'):visible")
+    """Paste into the open fold, and read."""
     page.fill("#merge-yaml-text textarea", text)
+    page.press("#merge-yaml-text textarea", "End")
     page.click("#merge-yaml-read")
 
 
-def test_before_the_first_run_the_page_says_so_in_english(
-    home: Dashboard, visitor: Visitor
-) -> None:
-    assert not merge_runs(home.paths), "the first journey of this file"
-    page = opened(visitor)
-    visitor.leave(page, "[data-language=en]")
-    go_to(page, "Merge")
-    wait_text(page, "#merge-status", "has not passed its check")
-    page.click("#merge-tab-runs-button")
-    wait_text(page, "#merge-table", "Nothing has been evolved here yet")
-    assert page.locator("#merge-pause:visible, #merge-resume:visible").count() == 0
+def slide(page: Any, parent: int, value: float) -> None:
+    """Let the slider of the first group go at a value."""
+    page.locator(SLIDER.format(parent)).evaluate(
+        "(slider, value) => { slider.value = value; slider.dispatchEvent(new Event('input'));"
+        " slider.dispatchEvent(new Event('change')); }",
+        value,
+    )
 
 
-def test_the_form_says_what_it_takes_and_why_it_cannot_start(
-    home: Dashboard, visitor: Visitor
-) -> None:
-    page = opened(visitor)
+def test_an_evolution_from_the_form_to_its_fork(home: Dashboard, visitor: Visitor) -> None:
+    page = visitor.open()
+    kept = {"parents": evolve_config().parents, "size": 1, "weights": MIXED}
+    page.evaluate("(kept) => window.charllmKeep('mixer', kept)", kept)
+    go_to(page, "マージ")
+    the_form_says_why_it_cannot_start(page)
+    page = the_form_is_kept_over_a_switch_of_language(page, visitor)
+    run = started_and_paused(page, home)
+    mixed_by_hand(page, home)
+    sent_into_the_paused_search(page)
+    resumed_and_finished(page, run)
+    the_report_is_read(page, run)
+    forked(page, home)
+    assert page.evaluate("window.owned") is None
+    page.click("#merge-tab-mixer-button")
+    page = visitor.leave(page, "#mixer-saved [data-do=compare]")
+    assert "by-hand" in wait_text(page, "#columns", "by-hand")
+
+
+def the_form_says_why_it_cannot_start(page: Any) -> None:
+    page.click("button:has-text('YAML をフォームに読み込む'):visible")
+    page.wait_for_selector("#merge-status .banner")
     wait_text(page, "#merge-status", "検査に合格していません")
     assert page.is_disabled("#merge-start")
     wait_text(page, "#merge-look", "混ぜられます")
     assert page.inner_text("#merge-recipe pre >> nth=0").startswith("name: ayane-evolved")
-    page.check("#merge-insist input")
-    wait_text(page, "#merge-status", "開始できます")
-    assert page.is_enabled("#merge-start")
     page.click("#merge-parents input")
     page.click("[role=option]:has-text('(one)')")
+    page.press("#merge-parents input", "Tab")  # closes the list, which lies over other things
     wait_text(page, "#merge-look", "gemma")
     assert page.is_disabled("#merge-start"), "an adapter of another base does not fit"
     read_yaml(page, "name: [")
     wait_text(page, "body", "YAML として読めません")
     read_yaml(page, yaml_of(evolve_config(label_en=EVIL, search={"max_candidates": 2})))
     wait_text(page, "#merge-status", "一世代")
-    page.fill("#evo-max-candidates input", "8")
+    search = {"objective": "loss=1, score=0.5", "max_candidates": 400, "population": 4}
+    read_yaml(page, yaml_of(evolve_config(label_en=EVIL, search=search)))
+    wait_text(page, "#merge-status", "候補 400 個")
+    page.fill("#evo-max-candidates input", "404")
     page.press("#evo-max-candidates input", "Tab")
-    wait_text(page, "#merge-status", "開始できます")
-    page = visitor.reload(page)
-    go_to(page, "マージ")
-    wait_text(page, "#merge-status", "開始できます")
-    assert page.input_value("#evo-max-candidates input") == "8", "a reload loses nothing"
-    assert page.evaluate("window.owned") is None
+    wait_text(page, "#merge-status", "候補 404 個")
 
 
-def test_an_evolution_is_started_paused_resumed_and_told(home: Dashboard, visitor: Visitor) -> None:
-    page = opened(visitor)
-    search = {"objective": "loss=1, score=0.5", "max_candidates": 40, "population": 4}
-    read_yaml(page, yaml_of(evolve_config(search=search)))
-    wait_text(page, "#merge-status", "候補 40 個")
+def the_form_is_kept_over_a_switch_of_language(page: Any, visitor: Visitor) -> Any:
+    page = visitor.leave(page, "[data-language=en]")
+    go_to(page, "Merge")
+    wait_text(page, "#merge-status", "Ready: 404 candidates")
+    assert page.input_value("#evo-max-candidates input") == "404", "a reload loses nothing"
+    page.click("#merge-tab-runs-button")
+    wait_text(page, "#merge-table", "Nothing has been evolved here yet")
+    assert page.locator("#merge-pause:visible, #merge-resume:visible").count() == 0
+    page.click("#merge-tab-setup-button")
+    return page
+
+
+def started_and_paused(page: Any, home: Dashboard) -> Run:
     page.click("#merge-start")
     page.wait_for_selector("#merge-pause:visible")
     run = merge_runs(home.paths)[0]
@@ -92,21 +108,76 @@ def test_an_evolution_is_started_paused_resumed_and_told(home: Dashboard, visito
     page.click("#merge-pause")
     assert until(lambda: run.status().state == "paused")
     page.wait_for_selector("#merge-resume:visible")
-    before = len((run.folder / "search" / "candidates.jsonl").read_text().splitlines())
+    return run
+
+
+def mixed_by_hand(page: Any, home: Dashboard) -> None:
+    """Sliders as the browser has kept them; they are moved, undone, asked and saved."""
+    page.click("#merge-tab-mixer-button")
+    wait_text(page, "#mixer-board", "90 %")
+    slide(page, 0, 0.4)
+    wait_text(page, "#mixer-board", "80 %")
+    page.click("[data-mix=undo]")
+    wait_text(page, "#mixer-board", "90 %")
+    page.fill("#mixer-question textarea", "お名前は？")
+    page.click("#mixer-go")
+    for side in ("mix", "uniform"):
+        page.wait_for_selector(f"#mixer-replies [data-side={side}][data-state=done] .text")
+    before = page.inner_text("#mixer-replies [data-side=mix] .chips")
+    assert "tok" in before
+    page.fill("#mixer-name input", "by-hand")
+    page.click("#mixer-save")
+    page.wait_for_selector("#mixer-saved [data-do=compare]")
+    assert (home.paths.checkpoints / "by-hand" / "recipe.yaml").is_file()
+    page.click("#mixer-save")
+    wait_text(page, "body", "There is a checkpoint 'by-hand' already")
+
+
+def sent_into_the_paused_search(page: Any) -> None:
+    page.click("#mixer-send")
+    wait_text(page, "#mixer-told", "It waits for the next generation, in its own groups.")
+
+
+def resumed_and_finished(page: Any, run: Run) -> None:
+    page.click("#merge-tab-runs-button")
+    folder = run.folder / "search"
+    before = len(Journal(folder).candidates())
     page.click("#merge-resume")
+    assert until(lambda: any(one.origin for one in Journal(folder).candidates()))
     page.wait_for_selector("#merge-finish:visible")
     page.click("#merge-finish")
     page.wait_for_selector("#merge-report .verdict >> nth=1")
     assert run.status().state == "done"
-    assert len((run.folder / "search" / "candidates.jsonl").read_text().splitlines()) > before
+    assert len(Journal(folder).candidates()) > before
+    given = next(one for one in Journal(folder).candidates() if one.origin)
+    assert given.origin == "mixer"
+    assert given.coefficients.weights["layers 0-0"] == pytest.approx((0.9, 0.1), abs=1e-9)
+
+
+def the_report_is_read(page: Any, run: Run) -> None:
     verdict = page.get_attribute("#merge-report .verdict >> nth=0", "data-verdict")
     assert verdict == (run.result() or {})["over_parent"]
     assert page.locator("#merge-curves .curve:visible").count() == 2
     page.click("#merge-candidates tr:has([data-candidate='uniform']) [data-do=candidate]")
     page.wait_for_selector("#merge-candidate [data-shown='uniform'] .said")
     with page.expect_download() as saved:
-        page.click("#merge-report summary:has-text('レシピ')")
+        page.click("#merge-report summary:has-text('Recipe')")
         page.click("#merge-report [data-save='#merge-recipe-yaml']")
     assert saved.value.suggested_filename == "bred-recipe.yaml"
-    page = visitor.leave(page, "#merge-report [data-do=compare]")
-    assert "チェックポイント one" in wait_text(page, "#columns", "交配")
+    report = json.loads((run.folder / "report.json").read_text(encoding="utf-8"))
+    assert any("mixed by hand" in text["en"] for text in report["told"])
+
+
+def forked(page: Any, home: Dashboard) -> None:
+    """A fork of what has been reported on is warned of, and is a run of its own."""
+    page.click("#merge-fork button >> nth=0")
+    wait_text(page, "#merge-fork-told", "have been opened 1 time(s)")
+    page.fill("#merge-fork-generation input", "1")
+    page.fill("#merge-fork-seed input", "7")
+    page.click("#merge-fork-go")
+    made = until(lambda: next((r for r in merge_runs(home.paths) if r.name == "bred-fork-1"), None))
+    wait_text(page, "#merge-table", "bred-fork-1")
+    page.click("#merge-cancel:visible")
+    assert until(lambda: made.status().ended_)
+    kept = {one.generation for one in Journal(made.folder / "search").candidates()}
+    assert {0, 1} <= kept

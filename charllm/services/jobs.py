@@ -94,9 +94,21 @@ KINDS: dict[str, Kind] = {
     ),
     "evaluate": Kind(
         "charllm.core.evaluation.evaluate_config:EvaluateConfig",
-        "charllm.core.evaluation.evaluating:run_evaluate",
+        "charllm.services.evaluated:run_evaluate",
         True,
         Text("Evaluate", "評価"),
+    ),
+    "rejudge": Kind(
+        "charllm.services.evaluate_again:RejudgeConfig",
+        "charllm.services.evaluate_again:run_rejudge",
+        False,
+        Text("Judge again", "再採点"),
+    ),
+    "interview": Kind(
+        "charllm.core.evaluation.interview_config:InterviewConfig",
+        "charllm.core.evaluation.interviewing:run_interview",
+        True,
+        Text("Interview", "インタビュー"),
     ),
     "export": Kind(
         "charllm.core.exporting:ExportConfig",

@@ -12,12 +12,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from charllm.core.evaluation.general_questions import load_general
 from charllm.core.judging.judges import JudgeConfig, open_judge
 from charllm.core.judging.quality_marks import Mark
 from charllm.core.judging.records import Item
 from charllm.core.merging.evolve_config import EvolveConfig
 from charllm.core.merging.evolving import query_file, quote_evolve
-from charllm.core.merging.objective import Objective
+from charllm.core.merging.objective import GENERAL, Objective
 from charllm.core.merging.trial import PARTS
 from charllm.core.variants import Checkpoint, list_checkpoints, load_checkpoint
 from charllm.data.config import Paths, dump_yaml
@@ -253,7 +254,7 @@ def _problem(
     try:
         scale = scale_of(paths, config.judge)
         goal = Objective.parse(config.search.objective, {"score": scale})
-        goal.check([*PARTS, *(["loss"] if config.lines else [])])
+        goal.check(_measured(config))
         check_key(config.judge)
     except UserError as error:
         return error
@@ -267,18 +268,31 @@ def _problem(
     return None
 
 
+def _measured(config: EvolveConfig) -> list[str]:
+    """The parts of a score that this configuration measures."""
+    general = GENERAL if config.general_sets is not None else ()
+    return [*PARTS, *(["loss"] if config.lines else []), *general]
+
+
 def _judged(config: EvolveConfig, paths: Paths, replies: int) -> int:
-    """How many of the answers are replies: held-out lines are measured, not judged."""
+    """How many of the answers are replies: held-out lines and general questions are measured, not
+    judged."""
     questions = len(load_queries(query_file(config, paths)))
+    sets = config.general_sets
+    general = 0 if sets is None else len(load_general(paths, sets))
+    return round(replies * questions / (questions + general + _lines(config, paths)))
+
+
+def _lines(config: EvolveConfig, paths: Paths) -> int:
+    """How many held-out lines are measured."""
     if not config.lines:
-        return replies
+        return 0
     from charllm.core.training_data import split_dialogues
     from charllm.data.dialogue import dataset_path, load_dialogues
 
     dialogues = load_dialogues(dataset_path(paths, config.lines))
     share = min(config.lines_held_out, 0.999)
-    lines = len(split_dialogues(dialogues, "all", share, config.lines_seed)[1])
-    return round(replies * questions / (questions + lines))
+    return len(split_dialogues(dialogues, "all", share, config.lines_seed)[1])
 
 
 def judge_cost(config: EvolveConfig, paths: Paths, judged: int) -> tuple[int, float | None]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -187,19 +187,19 @@ def recipe_of(run: Run) -> str:
     return path.read_text(encoding="utf-8") if path.is_file() else ""
 
 
-def compare_columns(paths: Paths, config: EvolveConfig) -> list[str]:
-    """Names of the chat's columns that set the merge beside its base and its first parents, as far
-    as these are columns; ``UserError`` where the checkpoint is gone."""
-    plain = [one for one in list_variants(paths, config.profile) if not one.rag]
+def columns_beside(paths: Paths, profile: str, name: str, parents_: Sequence[str]) -> list[str]:
+    """Names of the chat's columns that set the merge ``name`` beside its base and its first
+    parents, as far as these are columns; ``UserError`` where the checkpoint is gone."""
+    plain = [one for one in list_variants(paths, profile) if not one.rag]
     by_checkpoint = {one.checkpoint: one for one in plain if one.checkpoint}
-    merged = by_checkpoint.get(config.name)
+    merged = by_checkpoint.get(name)
     if merged is None:
         raise UserError(
-            f"There is no checkpoint {config.name!r} any more.",
-            f"チェックポイント「{config.name}」はもうありません。",
+            f"There is no checkpoint {name!r} any more.",
+            f"チェックポイント「{name}」はもうありません。",
         )
     base = [one.name for one in plain if not one.checkpoint and one.model == merged.model]
-    names = [Path(written.rpartition("+")[2]).name for written in config.parents]
+    names = [Path(written.rpartition("+")[2]).name for written in parents_]
     parents = [by_checkpoint[name].name for name in names if name in by_checkpoint]
     return [*base[:1], *parents[: COLUMNS - 2], merged.name]
 

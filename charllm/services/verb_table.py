@@ -9,7 +9,15 @@ from typing import Any, NamedTuple
 
 from charllm.data.config import Paths
 from charllm.data.errors import Text
-from charllm.services import verbs, verbs_data, verbs_judge, verbs_models
+from charllm.services import (
+    verbs,
+    verbs_data,
+    verbs_interop,
+    verbs_interview,
+    verbs_judge,
+    verbs_models,
+    verbs_rag,
+)
 
 
 class Argument(NamedTuple):
@@ -53,6 +61,7 @@ JUDGE = (
 )
 
 RECIPE = "a YAML file, or a name in recipes/"
+VALUES = "over the file's, in YAML; parents='[/a, /b]', search.seed=1"
 
 VERBS: tuple[Verb, ...] = (
     Verb(
@@ -228,6 +237,12 @@ VERBS: tuple[Verb, ...] = (
         verbs_judge.judgements_export,
     ),
     Verb(
+        "judgements keep",
+        Text("add an evaluation's verdicts to the desk", "評価の採点を採点デスクに加える"),
+        (arg("run", metavar="RUN", help="an evaluation"),),
+        verbs_interop.judgements_keep,
+    ),
+    Verb(
         "agreement",
         Text("how well judges agree with hand scores", "手採点との一致を調べる"),
         (PROFILE, arg("--source", default="", help="a filter run, a file's name, or chat")),
@@ -261,6 +276,7 @@ VERBS: tuple[Verb, ...] = (
         Text("search for the best merge of some parents", "親モデルの最良の混ぜ方を探索する"),
         (
             arg("config", metavar="CONFIG", help=RECIPE),
+            arg("--set", action="append", default=[], metavar="NAME=VALUE", help=VALUES),
             arg("--quote", action="store_true", help="say what it will take, start nothing"),
         ),
         verbs.evolve,
@@ -273,6 +289,99 @@ VERBS: tuple[Verb, ...] = (
             arg("--quote", action="store_true", help="say what it will take, start nothing"),
         ),
         verbs.evaluate,
+    ),
+    Verb(
+        "rag-report",
+        Text("what RAG does for a variant's replies", "RAG が返答に与える効果を調べる"),
+        (
+            SLUG,
+            arg("--variant", default="", metavar="NAME", help="with RAG or without; both are read"),
+            arg("--run", default="", metavar="RUN", help="an evaluation; default: the newest"),
+        ),
+        verbs_rag.rag_report,
+    ),
+    Verb(
+        "forgetting",
+        Text("general questions before and after training", "学習の前後で一般問題を比べる"),
+        (
+            SLUG,
+            arg("--variants", default="", metavar="NAME,…", help="default: all of the character"),
+            arg("--sets", default="", metavar="NAME,…", help="in datasets/general; default: all"),
+            arg("--lines", default="", metavar="NAME", help="a dataset; default: the character's"),
+        ),
+        verbs_rag.forgetting,
+    ),
+    Verb(
+        "questions",
+        Text(
+            "make a question set from a profile, with traps",
+            "プロファイルから質問セットを作る（ひっかけ質問つき）",
+        ),
+        (
+            SLUG,
+            arg("--out", default="", metavar="NAME", help="default: SLUG-five"),
+            arg("--seed", type=int, default=0, help="which traps are drawn"),
+            arg("--traps", type=int, default=3, help="of each kind, at most"),
+            arg("--replace", action="store_true"),
+        ),
+        verbs_interview.questions,
+    ),
+    Verb(
+        "interview",
+        Text(
+            "the five criteria: questions, interviews, drift",
+            "5つの基準を調べる（質問、インタビュー、変化）",
+        ),
+        (
+            arg("config", metavar="CONFIG", help=RECIPE),
+            arg("--quote", action="store_true", help="say what it will take, start nothing"),
+        ),
+        verbs_interview.interview,
+    ),
+    Verb(
+        "pairs",
+        Text("compare an evaluation's replies in pairs", "評価の返答をペアで比べる"),
+        (
+            arg("run", metavar="RUN", help="an evaluation"),
+            *JUDGE,
+            arg("--against", default="", metavar="NAME", help="each variant meets this one only"),
+            arg("--quote", action="store_true", help="say what it will take, ask nothing"),
+            arg("--markdown", action="store_true", help="ratings and win matrix as tables"),
+        ),
+        verbs_interop.pairs,
+    ),
+    Verb(
+        "study-table",
+        Text("an evaluation as the study's tables", "評価を研究と同じ形の表にする"),
+        (
+            arg("run", metavar="RUN", help="an evaluation"),
+            arg("--markdown", action="store_true", help="tables instead of figures"),
+        ),
+        verbs_interop.study_table,
+    ),
+    Verb(
+        "lm-eval-task",
+        Text("a task of lm-evaluation-harness", "lm-evaluation-harness のタスクを書き出す"),
+        (
+            SLUG,
+            arg("--out", required=True, metavar="FOLDER", help="a folder that is not there yet"),
+            arg("--queries", default="", metavar="NAME", help="default: the character's own"),
+            arg("--split", default="report", choices=("search", "selection", "report")),
+            arg("--template", default="tokenizer", help="tokenizer: use --apply_chat_template"),
+            arg("--rag", action="store_true", help="look facts up and put them into the prompts"),
+            arg("--max-tokens", type=int, default=128),
+        ),
+        verbs_interop.lm_eval_task,
+    ),
+    Verb(
+        "export-inspect",
+        Text("an evaluation as logs for Inspect's viewer", "評価を Inspect のログとして書き出す"),
+        (
+            arg("run", metavar="RUN", help="an evaluation"),
+            arg("--to", required=True, metavar="FILE", help=".eval or .json; one for each variant"),
+            arg("--variant", action="append", default=[], metavar="NAME", help="default: all"),
+        ),
+        verbs_interop.export_inspect,
     ),
     Verb(
         "merge",

@@ -10,6 +10,7 @@ from charllm.ui import (
     character_tab,
     chat_tab,
     data_tab,
+    evaluate_tab,
     judge_tab,
     merge_tab,
     models_tab,
@@ -37,6 +38,7 @@ TABS = (
     ("judge", t("Judge", "ジャッジ"), judge_tab),
     ("train", t("Train", "学習"), train_tab),
     ("merge", t("Merge", "マージ"), merge_tab),
+    ("evaluate", t("Evaluate", "評価"), evaluate_tab),
     ("models", t("Models", "モデル"), models_tab),
     ("runs", t("Runs", "実行"), runs_tab),
 )

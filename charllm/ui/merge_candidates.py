@@ -56,6 +56,8 @@ def _candidate_row(
     label = f"<b>{escape(one.id)}</b>"
     if one.role != "candidate":
         label = f"<b>{words(name_of(vars(one), parents), request)}</b>"
+    if one.origin:
+        label += f' <span class="chip">{words(Text("by hand", "手動"), request)}</span>'
     failed = row.failure is not None
     say_it = words(Text("Replies", "返答"), request)
     gain = words(Text("failed", "失敗"), request) if failed else gain_text(row.gain)

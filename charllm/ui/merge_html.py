@@ -31,6 +31,8 @@ PARTS: dict[str, Text] = {
     "length": Text("length", "長さ"),
     "stopped": Text("ended", "自分で終了"),
     "loss": Text("loss", "損失"),
+    "general": Text("general questions", "一般問題"),
+    "general_right": Text("general, right", "一般問題の正答"),
 }
 """The parts of a score in a word."""
 ROLES: dict[str, Text] = {
@@ -75,6 +77,9 @@ def group_name(name: str, request: gr.Request) -> str:
     known = GROUPS.get(name)
     if known:
         return say(known, request)
+    if name.startswith("hop."):  # of a sequence of layers
+        place = int(name.removeprefix("hop.")) + 1
+        return say(Text(f"place {place}", f"{place} 番目"), request)
     first, _, last = name.removeprefix("layers ").partition("-")
     span = first if first == last or not last else f"{first}–{last}"
     return say(Text(f"layer{'s' if '–' in span else ''} {span}", f"層 {span}"), request)
@@ -240,12 +245,24 @@ def heat_html(
     weights: Mapping[str, Sequence[float]] = coefficients["weights"]
     head = "".join(f"<th>{escape(name)}</th>" for name in parents)
     rows = "".join(
-        f"<tr><th>{escape(group_name(group, request))}</th>{_heat_cells(row)}</tr>"
+        f"<tr><th>{escape(group_name(group, request))}</th>"
+        + (_hop_cells(row, len(parents)) if group.startswith("hop.") else _heat_cells(row))
+        + "</tr>"
         for group, row in weights.items()
     )
     return (
         f'<figure class="heat"><figcaption>{words(title, request)}</figcaption>'
         f"<table><thead><tr><th></th>{head}</tr></thead><tbody>{rows}</tbody></table></figure>"
+    )
+
+
+def _hop_cells(hop: Sequence[float], parents: int) -> str:
+    """Of a sequence of layers: which parent's layer it is, and its scale where it has one."""
+    parent, layer, scale = hop
+    told = f"{layer:.0f}" + (f" × {scale:.2f}" if scale != 1 else "")
+    return "".join(
+        f'<td style="--share:100%">{told}</td>' if k == parent else "<td></td>"
+        for k in range(parents)
     )
 
 

@@ -17,12 +17,13 @@ from charllm.services import jobs
 from charllm.services.merge_view import (
     MergeView,
     Seen,
-    compare_columns,
+    columns_beside,
     config_of,
     pause,
     report_of,
 )
 from charllm.services.runs import Run
+from charllm.ui import merge_fork
 from charllm.ui.judge_html import SHARED, Panel, one_of, run_among
 from charllm.ui.merge_candidates import candidate_html, candidates_html
 from charllm.ui.merge_form import Setup
@@ -123,6 +124,7 @@ def build(page: Page, setup: Setup, tabs: gr.Tabs) -> Panel:
             candidates = _html("merge-candidates", clicks=True)
         with gr.Column(scale=5, min_width=380):
             one = _html("merge-candidate")
+    forking = gr.Column(elem_id="merge-fork-place")
     with gr.Accordion(t("Log", "ログ"), open=False):
         log = _html("merge-log")
     has = gr.Textbox("", visible=False)
@@ -221,7 +223,7 @@ def build(page: Page, setup: Setup, tabs: gr.Tabs) -> Panel:
         try:
             if run is not None:
                 config = config_of(run)
-                columns = compare_columns(page.paths, config)
+                columns = columns_beside(page.paths, config.profile, config.name, config.parents)
                 return json.dumps({"profile": config.profile, "columns": columns})
         except UserError as error:
             warn(error, request)
@@ -232,6 +234,8 @@ def build(page: Page, setup: Setup, tabs: gr.Tabs) -> Panel:
         return follow(run_id, "", request)
 
     seen_ = [current, has]
+    with forking:
+        merge_fork.build(page, current, look, has, shown)
     setup.start.click(
         on_start,
         [has, *setup.fields.inputs],

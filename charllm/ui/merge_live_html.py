@@ -34,17 +34,36 @@ NO_RUNS = Text(
     "Nothing has been evolved here yet. Choose parents under Set up and start.",
     "まだ進化マージを実行していません。「設定」で親を選んで開始してください。",
 )
+MEAN: dict[str, Any] = {"color": 0, "dash": "solid"}
+BAND: dict[str, Any] = {"color": 0, "dash": "dot"}
+BEST_ONE: dict[str, Any] = {"color": 1, "dash": "dash"}
+PARENT: dict[str, Any] = {"color": 2, "dash": "longdash"}
+"""Lines of one colour belong together: the mean with its interval."""
 PLOTS: tuple[dict[str, Any], ...] = (
     {
+        "name": "gain",
         "title": Text("Gain over the plain average", "単純平均に対する差").as_json(),
         "wide": True,
         "zero": True,
         "lines": [
-            {"key": "mean", "label": Text("mean of a generation", "世代の平均").as_json()},
-            {"key": "best", "label": Text("its best candidate", "世代の最良").as_json()},
-            {"key": "parent", "label": Text("best parent", "最良の親").as_json()},
-            {"key": "low", "label": Text("mean, 95 % from", "平均の95%下限").as_json()},
-            {"key": "high", "label": Text("mean, 95 % to", "平均の95%上限").as_json()},
+            {
+                "key": "low",
+                "label": Text("mean, 95 % from", "平均の95%下限").as_json(),
+                **BAND,
+            },
+            {
+                "key": "high",
+                "label": Text("mean, 95 % to", "平均の95%上限").as_json(),
+                "band": True,
+                **BAND,
+            },
+            {"key": "mean", "label": Text("mean of a generation", "世代の平均").as_json(), **MEAN},
+            {
+                "key": "best",
+                "label": Text("its best candidate", "世代の最良").as_json(),
+                **BEST_ONE,
+            },
+            {"key": "parent", "label": Text("best parent", "最良の親").as_json(), **PARENT},
         ],
     },
     {
@@ -177,7 +196,7 @@ def curves_value(run: Run, seen: Seen, have: int) -> dict[str, Any]:
         "start": start,
         "rows": points[start:],
         "points": {},
-        "x": {"key": "generation", "label": Text("generation", "世代").as_json()},
+        "x": {"key": "generation", "label": Text("generation", "世代").as_json(), "whole": True},
         "plots": list(PLOTS),
         "file": run.id,
     }

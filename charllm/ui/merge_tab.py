@@ -1,4 +1,4 @@
-"""The Merge tab: set an evolution up, watch it, read what it is worth.
+"""The Merge tab: set an evolution up, watch it, read what it is worth; or mix by hand.
 
 Only the shell: one panel a page, each in a file of its own.
 """
@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import gradio as gr
 
-from charllm.ui import merge_form, merge_live
+from charllm.ui import merge_form, merge_live, merge_mixer
 from charllm.ui.judge_html import SHARED
 from charllm.ui.page import Page
 from charllm.ui.words import t
@@ -22,5 +22,7 @@ def build(page: Page) -> None:
         with gr.Tab(t("Runs", "実行"), id="merge-runs", elem_id="merge-tab-runs") as tab:
             live = merge_live.build(replace(page, tab=tab), setup, tabs)
             tab.select(live.refresh, live.inputs, live.outputs, **SHARED)
+        with gr.Tab(t("Mixer", "手動で混ぜる"), id="merge-mixer", elem_id="merge-tab-mixer") as tab:
+            merge_mixer.build(replace(page, tab=tab))
     opened = page.tab.select(setup.panel.refresh, setup.panel.inputs, setup.panel.outputs, **SHARED)
     setup.after(opened).then(live.refresh, live.inputs, live.outputs, **SHARED)

@@ -249,6 +249,7 @@ def _head() -> str:
         "histogram.js",
         "form.js",
         "curves.js",
+        "evaluate.js",
         "desk.js",
         "page.js",
     ):

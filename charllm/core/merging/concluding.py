@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from charllm.core.merging import finalists as final
 from charllm.core.merging.budget import check_rest
 from charllm.core.merging.finalists import Row, Score
 from charllm.core.merging.genome import Candidate
+from charllm.core.merging.guard import held_back
 from charllm.core.merging.pareto import fronts
 from charllm.core.merging.scoring import UNIFORM, differences
 from charllm.core.merging.search_report import Claim, SearchResult, Stop
@@ -29,10 +31,11 @@ def conclude(search: Search, stop: Stop) -> SearchResult:
     search.expect("scoring the finalists", "最終候補を採点中")
     search.bench.run(candidates, search.splits.selection, "selection", needed=(UNIFORM,))
     selected = _scores(search, candidates, "selection")
+    held = _held_back(search, candidates)
     gains = {
         one.id: search.scores.gains(one.id, "selection")
         for one in candidates
-        if one.role in final.CHOOSABLE
+        if one.role in final.CHOOSABLE and one.id not in held
     }
     chosen = final.choose(gains, search.config.caution)
     honest = final.honest_gain(gains, search.config.caution, search.splits.selection)
@@ -47,6 +50,7 @@ def conclude(search: Search, stop: Stop) -> SearchResult:
     search.bench.run(shown, search.splits.report, "report", needed=(UNIFORM, chosen))
     reported = _scores(search, shown, "report")
     result = _result(search, stop, candidates, chosen, honest, selected, reported)
+    result = replace(result, held_back=tuple(held.items()), floors=search.objective.floors)
     search.clock.save()
     search.reporter.event("reported", over_uniform=result.over_uniform, opened=result.opened)
     return result
@@ -73,6 +77,13 @@ def _best(search: Search, candidates: Sequence[Candidate]) -> list[Candidate]:
     """The one with the largest gain on the search split; none where all failed."""
     order = search.scores.order([one.id for one in candidates], "weighted")
     return [one for one in candidates if order and one.id == order[0]]
+
+
+def _held_back(search: Search, candidates: Sequence[Candidate]) -> dict[str, Text]:
+    """Whom the guard keeps from being chosen, and why; of those that could be."""
+    choosable = [one.id for one in candidates if one.role in final.CHOOSABLE]
+    found = {name: search.journal.outcomes(name, "selection") for name in [UNIFORM, *choosable]}
+    return held_back(search.objective, {name: own for name, own in found.items() if own})
 
 
 def _is_reported(one: Candidate, chosen: str) -> bool:
@@ -123,6 +134,7 @@ def _result(
         failed=_failures(search),
         pareto=_front(search),
         opened=len(search.state.opened),
+        given=tuple(one.id for one in search.journal.candidates() if one.origin),
     )
 
 

@@ -33,7 +33,8 @@ FREE_LIMIT = 1.5
 class Candidate:
     """One merge to be scored. ``vector`` is the search's own; a baseline has none.
 
-    ``id`` is unique within a search and says what it is; ``parent`` counts from 0.
+    ``id`` is unique within a search and says what it is; ``parent`` counts from 0. ``origin``
+    says who has mixed it where that was not the search itself; nothing else depends on it.
     """
 
     id: str
@@ -42,6 +43,7 @@ class Candidate:
     generation: int = 0
     role: Role = "candidate"
     parent: int | None = None
+    origin: str = ""
 
 
 @dataclass(frozen=True)

@@ -105,6 +105,7 @@ class Entry:
             "generation": one.generation,
             "role": one.role,
             "parent": one.parent,
+            "origin": one.origin,
             "split": self.split,
             "rung": self.rung,
             "vector": list(one.vector),
@@ -124,6 +125,7 @@ class Entry:
             row["generation"],
             row["role"],
             row["parent"],
+            row.get("origin", ""),  # journals of before there was one
         )
         failure = Text(**row["failure"]) if row["failure"] else None
         outcomes = tuple(Outcome(**one) for one in row["outcomes"])
@@ -203,6 +205,7 @@ class State:
     must be the same for the lines to mean the same. ``seconds``: time worked, over all attempts.
     ``opened``: what was chosen each time the report split was opened, forks of it included.
     ``start``: where a warm start begins. ``reporting``: this search itself has opened it.
+    ``given``: the mixtures from outside (``injecting.Given``), each with its generation.
     """
 
     settings: dict[str, Any]
@@ -212,6 +215,7 @@ class State:
     opened: list[str] = field(default_factory=list)
     start: Vector | None = None
     reporting: bool = False
+    given: list[dict[str, Any]] = field(default_factory=list)
 
     def save(self, folder: Path) -> None:
         write_json(folder / STATE, asdict(self))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 from charllm.core.merging.budget import Clock, beyond, check_first
@@ -16,6 +17,7 @@ from charllm.core.merging.concluding import conclude
 from charllm.core.merging.evaluating import Bench, one_by_one
 from charllm.core.merging.finalists import baselines, global_mixtures
 from charllm.core.merging.genome import Candidate, Space, Vector
+from charllm.core.merging.injecting import SHARE, Given, waiting
 from charllm.core.merging.journal import Evaluate, EvaluateMany, Journal
 from charllm.core.merging.objective import Objective
 from charllm.core.merging.racing import kept, places
@@ -31,6 +33,8 @@ from charllm.data.progress import Reporter
 
 SAME = 1e-9
 """Vectors closer than this are the same, as another version of a library computes them."""
+BENT = 1e-6
+"""And vectors that went through a strategy's own bounds and back."""
 
 
 def run_search(
@@ -149,15 +153,33 @@ class Search:
     def _members(self, number: int) -> list[Candidate]:
         """What the strategy asks for, or what the journal says that it asked for."""
         found = []
-        for i, asked in enumerate(self.strategy.ask()):
+        given = self._given(number)
+        for i, asked in enumerate(self.strategy.ask([one.vector for one in given])):
             known = self.journal.find(_id(number, i), "search")
             vector = asked
             if known and _far(known.candidate.vector, asked):
                 self.reporter.log(f"{_id(number, i)}: not the journal's vector, which is kept")
                 vector = known.candidate.vector
             mixed = self.space.coefficients(vector)
-            found.append(Candidate(_id(number, i), mixed, vector, number))
+            origin = next((one.origin for one in given if not _far(one.vector, asked, BENT)), "")
+            found.append(Candidate(_id(number, i), mixed, vector, number, origin=origin))
         return found
+
+    def _given(self, number: int) -> list[Given]:
+        """The mixtures from outside that generation ``number`` holds. Which ones is written down
+        before any is scored, so that it is the same after a kill."""
+        known = [Given.from_json(row) for row in self.state.given]
+        here = [one for one in known if one.generation == number]
+        if number in self.journal.generations:
+            return here
+        room = int(SHARE * self.plan.population) - len(here)
+        taken = {one.id for one in known}
+        fresh = islice(waiting(self.clock.folder, self.space, taken), max(0, room))
+        found = [replace(one, generation=number) for one in fresh]
+        if found:
+            self.state.given += [one.as_json() for one in found]
+            self.clock.save()
+        return [*here, *found]
 
     def _generation(self, number: int, members: Sequence[Candidate]) -> None:
         """One race: the first rung for all, the next for the better half, and who came where."""
@@ -210,5 +232,5 @@ def _id(generation: int, number: int) -> str:
     return f"g{generation:03d}c{number:02d}"
 
 
-def _far(a: Vector, b: Vector) -> bool:
-    return len(a) != len(b) or max(abs(x - y) for x, y in zip(a, b, strict=True)) > SAME
+def _far(a: Vector, b: Vector, most: float = SAME) -> bool:
+    return len(a) != len(b) or max(abs(x - y) for x, y in zip(a, b, strict=True)) > most

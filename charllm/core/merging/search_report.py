@@ -6,7 +6,7 @@ Numbers only; nothing here evaluates, and every word is made from a ``SearchResu
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, Self
 
 from charllm.core.merging.coefficients import Coefficients
@@ -14,6 +14,7 @@ from charllm.core.merging.finalists import Row, Verdict
 from charllm.core.merging.genome import Candidate
 from charllm.core.merging.journal import Spent
 from charllm.core.merging.naming import name_of
+from charllm.core.merging.scoring import UNIFORM
 from charllm.core.merging.search_config import Plan
 from charllm.core.statistics import Interval
 from charllm.data.errors import Text
@@ -94,7 +95,9 @@ class SearchResult:
 
     ``opened``: how often the report split has been opened by this search and those it was forked
     from; above 1 its intervals are too narrow. ``pareto``: the candidates no other one beats on
-    the search split in every part of the objective.
+    the search split in every part of the objective. ``given``: the candidates that somebody has
+    put into a generation from outside. ``held_back``: finalists that a floor of the objective
+    (``floors``) keeps from being chosen, and why.
     """
 
     chosen: Candidate
@@ -112,6 +115,9 @@ class SearchResult:
     failed: tuple[tuple[str, Text], ...]
     pareto: tuple[str, ...]
     opened: int
+    given: tuple[str, ...] = ()
+    held_back: tuple[tuple[str, Text], ...] = ()
+    floors: Mapping[str, float] = field(default_factory=dict)
 
     def row(self, name: str) -> Row:
         return next(row for row in self.rows if row.id == name)
@@ -138,6 +144,10 @@ def explain(result: SearchResult) -> list[Text]:
     """A paragraph on each matter, with this run's numbers."""
     found = [_population(result), _budget(result), _race(result), _steps(result), _stop(result)]
     found += [_outcome(result), _honesty(result)]
+    if result.given:
+        found.append(_given(result))
+    if result.floors:
+        found.append(_guard(result))
     if result.failed:
         found.append(_failed(result))
     if result.opened > 1:
@@ -188,11 +198,13 @@ def _population(result: SearchResult) -> Text:
 def _budget(result: SearchResult) -> Text:
     plan, spent, done = result.plan, result.spent, len(result.generations)
     return Text(
-        f"Budget: it counts merged models scored by the search, in whole generations: "
+        f"Budget: max_candidates (max_fevals in mergekit-evolve) counts merged models that the "
+        f"search scored, in whole generations: "
         f"{plan.generations} generations of {plan.population} were allowed, {done} were made "
         f"({done * plan.population} models). Parents, averages, finalists and report come on top: "
         f"in all {spent.queries} replies and {spent.calls} judge calls.",
-        f"予算: 数えるのは探索で採点したマージモデルの数で、世代単位です。上限は "
+        f"予算: max_candidates（mergekit-evolve の max_fevals）が数えるのは、探索で採点した"
+        f"マージモデルの数で、世代単位です。上限は "
         f"{plan.population} 候補 × {plan.generations} 世代、実際は {done} 世代"
         f"（{done * plan.population} モデル）でした。親・平均・最終候補・報告の採点は別で、"
         f"合計は返答 {spent.queries} 件、採点の呼び出し {spent.calls} 回です。",
@@ -225,13 +237,18 @@ def _steps(result: SearchResult) -> Text:
         return Text(
             f"Sigma: {start:g}; no generation was made.", f"シグマ: {start:g}（世代なし）。"
         )
-    low, high = min(result.generations[-1].spread), max(result.generations[-1].spread)
+    last = result.generations[-1]
+    low, high = min(last.spread), max(last.spread)
+    centre = Text("the plain average", "単純平均")
+    if last.mean.method == "passthrough":  # a search over sequences of layers
+        centre = Text("the first parent", "最初の親")
     return Text(
         f"Sigma is how far candidates spread around the search's centre. It started at {start:g} "
-        f"around the plain average; in the end a gene's spread was {low:.3f} to {high:.3f}. "
+        f"around {centre.en}; in the end a gene's spread was {low:.3f} to {high:.3f}. "
         "Much smaller: it had settled. Much the same: the scores did not point anywhere.",
-        f"シグマは、候補が探索の中心からどれだけ散らばるかです。単純平均のまわりで {start:g} から"
-        f"始まり、最後は遺伝子ごとに {low:.3f}～{high:.3f} でした。ずっと小さければ絞り込めた"
+        "シグマは、候補が探索の中心からどれだけ散らばるかです。"
+        f"{centre.ja}のまわりで {start:g} から始まり、最後は遺伝子ごとに {low:.3f}～{high:.3f} "
+        "でした。ずっと小さければ絞り込めた"
         "ことを、あまり変わらなければスコアが方向を示さなかったことを意味します。",
     )
 
@@ -273,6 +290,39 @@ def _honesty(result: SearchResult) -> Text:
         "candidate seen is mostly the luckiest, so it is not what is chosen.",
         f"単純平均に対する差の、報告前の見積もりと実際の値: {ja}。探索中に最良に見えた候補は"
         "たいてい運が良かっただけなので、選択の対象にしません。",
+    )
+
+
+def _given(result: SearchResult) -> Text:
+    names = ", ".join(result.given)
+    return Text(
+        f"{len(result.given)} candidates were mixed by hand and put into a generation: {names}. "
+        "They were asked and placed like the others, and none of them can be chosen for having "
+        "been put there.",
+        f"手で混ぜて世代に加えた候補が {len(result.given)} 個あります（{names}）。ほかの候補と"
+        "同じように採点し、特別扱いはしていません。",
+    )
+
+
+def _guard(result: SearchResult) -> Text:
+    """Who was held back on the selection questions, and how the choice does on the report's."""
+    part, floor = next(iter(result.floors.items()))
+    en = "; ".join(f"{name} ({why.en})" for name, why in result.held_back)
+    ja = "、".join(f"{name}（{why.ja}）" for name, why in result.held_back)
+    found = Text(
+        f"Guard: a finalist whose {part} is more than {floor:g} below the plain average's is not "
+        + (f"chosen. Held back: {en}." if en else "chosen. None was."),
+        f"ガード: {part} が単純平均を {floor:g} より大きく下回る最終候補は選びません。"
+        + (f"除外: {ja}。" if ja else "該当する候補はありませんでした。"),
+    )
+    own, base = (result.row(name).report for name in (result.chosen.id, UNIFORM))
+    if own is None or base is None or part not in own.parts or part not in base.parts:
+        return found
+    change = own.parts[part] - base.parts[part]
+    return Text(
+        f"{found.en} On the report questions the choice has {part} {change:+.3f} against it.",
+        f"{found.ja}報告用の質問では、選ばれたものの {part} は単純平均に対して {change:+.3f} "
+        "です。",
     )
 
 

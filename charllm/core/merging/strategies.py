@@ -20,8 +20,9 @@ from charllm.data.errors import Text, UserError
 class Strategy(Protocol):
     population: int
 
-    def ask(self) -> list[Vector]:
-        """The next generation; shorter or empty where there is nothing left to try."""
+    def ask(self, given: Sequence[Vector] = ()) -> list[Vector]:
+        """The next generation, the vectors ``given`` from outside among it, at any place; shorter
+        or empty where there is nothing left to try."""
 
     def tell(self, vectors: Sequence[Vector], losses: Sequence[float]) -> None:
         """How the generation did, less is better; only the order counts."""
@@ -77,8 +78,19 @@ class Cma:
 
             self._es = CMAEvolutionStrategy(list(start or space.start), sigma, options)
 
-    def ask(self) -> list[Vector]:
+    def ask(self, given: Sequence[Vector] = ()) -> list[Vector]:
+        # pycma shortens a step that is far outside of its distribution when it is told of it,
+        # and never learns to avoid a direction from one (Hansen 2011, "Injecting external
+        # solutions into CMA-ES").
+        self._es.inject([self._inner(vector) for vector in given], force=True)
         return [tuple(map(float, x)) for x in self._es.ask()]
+
+    def _inner(self, vector: Vector) -> Any:
+        """A vector as pycma has it inside, where its bounds are bent away."""
+        import numpy as np
+
+        inverse = self._es.boundary_handler.inverse
+        return self._es.gp.geno(np.array(vector), from_bounds=inverse)
 
     def tell(self, vectors: Sequence[Vector], losses: Sequence[float]) -> None:
         import numpy as np
@@ -120,8 +132,9 @@ class Sampled:
         self._source = source
         self._better: list[Vector] = []
 
-    def ask(self) -> list[Vector]:
-        return list(islice(self._source or iter(()), self.population))
+    def ask(self, given: Sequence[Vector] = ()) -> list[Vector]:
+        own = islice(self._source or iter(()), self.population - len(given))
+        return [*given, *own]
 
     def tell(self, vectors: Sequence[Vector], losses: Sequence[float]) -> None:
         order = sorted(range(len(vectors)), key=lambda i: losses[i])
@@ -156,8 +169,9 @@ class Random(Sampled):
         super().__init__(space, population)
         self.reseed(seed)
 
-    def ask(self) -> list[Vector]:
-        return [self._space.random(self._rng) for _ in range(self.population)]
+    def ask(self, given: Sequence[Vector] = ()) -> list[Vector]:
+        count = self.population - len(given)
+        return [*given, *(self._space.random(self._rng) for _ in range(count))]
 
     def reseed(self, seed: int) -> None:
         import numpy as np

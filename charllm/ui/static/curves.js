@@ -1,6 +1,8 @@
 // Live curves: traces are extended in place, so zoom and hover survive; both themes; PNG and CSV.
-// value: { owner, start, rows: [{x…}], points: {name: [{x…}]}, x: {key, label, end}, file,
-//          plots: [{ title, log, lines: [{ key, label, from }] }] }
+// value: { owner, start, rows: [{x…}], points: {name: [{x…}]}, x: {key, label, end, whole}, file,
+//          plots: [{ name, title, log, lines: [{ key, label, from, color, dash, band }] }] }
+// A line is told apart by its place: a colour of its own, and dashes from the third on. `color` and
+// `dash` overrule that; `band` fills the space down to the line before it.
 // rows are those from number `start` on; a page that lacks the ones before asks for all of them.
 (() => {
   "use strict";
@@ -8,7 +10,8 @@
     en: { csv: "CSV", png: "PNG", table: "The figures as a table", newest: "the newest 500 of", missing: "The plots could not be loaded; the figures are in the table below." },
     ja: { csv: "CSV", png: "PNG", table: "数値を表で見る", newest: "新しい順に 500 行：全", missing: "グラフを読み込めませんでした。数値は下の表で確認できます。" },
   };
-  const COLORS = ["--primary-500", "--k-rag", "--k-recipe", "--k-endpoint"];
+  const COLORS = ["--primary-500", "--k-rag", "--k-endpoint", "--k-recipe", "--poor", "--k-base"];
+  const DASHES = ["solid", "solid", "dash", "dashdot", "longdash", "dot"];
   const MOST = 500; // rows of the table
   const language = () => window.charllmLanguage || "en";
   const w = (key) => WORDS[language()][key];
@@ -33,7 +36,9 @@
     return loading;
   }
 
-  function look(plot, x) {
+  // Whole steps, about a dozen of them at most; the x of other plots is left to plotly.
+  const steps = (x, count) => (x.whole ? Math.max(1, Math.ceil(count / 12)) : null);
+  function look(plot, x, count) {
     const grid = css("--border-color-primary");
     const axis = { gridcolor: grid, linecolor: grid, zeroline: false, automargin: true, title: { text: "" }, tickfont: { size: 11 } };
     return {
@@ -41,7 +46,7 @@
       title: { text: pick(plot.title), font: { size: 13 }, x: 0, xref: "paper", xanchor: "left", y: 0.98, yanchor: "top" },
       paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
       font: { color: css("--body-text-color"), family: css("--font") || "sans-serif", size: 12 },
-      xaxis: { ...axis, ...(x.end ? { range: [0, x.end] } : {}), title: { text: pick(x.label), font: { size: 11 }, standoff: 4 } },
+      xaxis: { ...axis, ...(x.end ? { range: [0, x.end] } : {}), dtick: steps(x, count), title: { text: pick(x.label), font: { size: 11 }, standoff: 4 } },
       yaxis: { ...axis, type: plot.log ? "log" : "linear", rangemode: plot.zero ? "tozero" : "normal", exponentformat: "power" },
       showlegend: plot.lines.length > 1, legend: { x: 0.89, xanchor: "right", y: 1.02, yanchor: "bottom", orientation: "h", font: { size: 11 }, bgcolor: "rgba(0,0,0,0)" },
       hovermode: "x unified", hoverlabel: { bgcolor: css("--block-background-fill"), font: { color: css("--body-text-color"), size: 12 } },
@@ -49,10 +54,14 @@
       uirevision: "kept", dragmode: "zoom",
     };
   }
+  const color = (line, place) => css(COLORS[(line.color ?? place) % COLORS.length]);
+  const faint = (line, place) => (line.band ? `${color(line, place)}24` : undefined);
   const trace = (line, place, data, x) => ({
     x: data.map((row) => row[x.key]), y: data.map((row) => row[line.key]), name: pick(line.label), connectgaps: true,
     mode: line.from ? "lines+markers" : data.length < 3 ? "lines+markers" : "lines",
-    line: { color: css(COLORS[place]), width: line.from ? 2 : 1.6 }, marker: { color: css(COLORS[place]), size: line.from ? 7 : 4 },
+    line: { color: color(line, place), width: line.from ? 2 : line.dash === "dot" ? 1.1 : 1.7, dash: line.dash || DASHES[place % DASHES.length] },
+    marker: { color: color(line, place), size: line.from ? 7 : 4 },
+    fill: line.band ? "tonexty" : "none", fillcolor: faint(line, place),
     hovertemplate: "%{y:.5~g}", cliponaxis: !line.from,
   });
 
@@ -86,19 +95,25 @@
       const traces = box.plot.lines.map((line, place) => trace(line, place, source(line), value.x));
       box.drawn = box.plot.lines.map((line) => (line.from ? JSON.stringify(source(line)) : rows.length));
       box.end = value.x.end;
-      await Plotly.newPlot(box.node, traces, look(box.plot, value.x), {
+      box.step = steps(value.x, rows.length);
+      await Plotly.newPlot(box.node, traces, look(box.plot, value.x, rows.length), {
         displaylogo: false, responsive: false, locale: "en",
         modeBarButtons: [["zoom2d", "pan2d", "resetScale2d"], [{ name: w("png"), title: w("png"), icon: Plotly.Icons.camera, click: (node) => save(Plotly, node, box) }]],
       });
     }
     function save(Plotly, node, box) {
-      const name = `${value.file}-${box.plot.lines[0].key}`;
+      const name = `${value.file}-${box.plot.name || box.plot.lines[0].key}`;
       Plotly.downloadImage(node, { format: "png", filename: name, width: 1200, height: 700, scale: 2 });
     }
     async function extend(Plotly, box) {
       if (value.x.end !== box.end) { // how long the run is may become known later
         box.end = value.x.end;
         await Plotly.relayout(box.node, value.x.end ? { "xaxis.range": [0, value.x.end] } : { "xaxis.autorange": true });
+      }
+      const step = steps(value.x, rows.length);
+      if (step !== box.step) {
+        box.step = step;
+        await Plotly.relayout(box.node, { "xaxis.dtick": step });
       }
       for (const [place, line] of box.plot.lines.entries()) {
         const data = source(line);
@@ -154,7 +169,7 @@
       host.replaceChildren();
       boxes = value.plots.map((plot) => {
         const node = el("div", `curve ${plot.wide ? "wide" : ""}`);
-        node.dataset.plot = plot.lines[0].key;
+        node.dataset.plot = plot.name || plot.lines[0].key;
         return { plot, node, drawn: null };
       });
       const grid = el("div", "curvegrid");
@@ -201,8 +216,9 @@
     new MutationObserver(() => {
       for (const box of boxes) {
         if (!box.drawn || !window.Plotly) continue;
-        const colors = box.plot.lines.map((_, place) => css(COLORS[place]));
-        window.Plotly.update(box.node, { "line.color": colors, "marker.color": colors }, look(box.plot, value.x));
+        const colors = box.plot.lines.map(color);
+        const changes = { "line.color": colors, "marker.color": colors, fillcolor: box.plot.lines.map(faint) };
+        window.Plotly.update(box.node, changes, look(box.plot, value.x, rows.length));
       }
     }).observe(document.body, { attributes: true, attributeFilter: ["class"] });
   };
