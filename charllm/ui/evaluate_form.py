@@ -32,7 +32,7 @@ from charllm.ui.page import Page
 from charllm.ui.words import t, warn
 
 KEEP = "(...values) => window.charllmKeep('evaluate', values)"
-RECALL = "(kept, slug) => [window.charllmKept('evaluate'), slug]"
+RECALL = "(kept, ...rest) => [window.charllmKept('evaluate'), ...rest]"
 SPLIT_NAMES = {
     "search": t("search (what merges are tuned on)", "search（マージの探索用）"),
     "selection": t("selection (finalists)", "selection（最終候補の選択用）"),
@@ -216,12 +216,15 @@ def _wire(
             return first(slug, request)
         return shown(fields.start_of(values), values, slug, request)
 
-    def look_again(slug: str | None, request: gr.Request, *values: Any) -> list[Any]:
-        """New checkpoints, judges and runs become choices; what the form says stays."""
+    def look_again(kept_: str, slug: str | None, request: gr.Request, *values: Any) -> list[Any]:
+        """New checkpoints, judges and runs become choices; what the form says stays.
+
+        At the first visit it says what it said before the page was loaded.
+        """
         looks.forget()
         name = fields.start_of(values)
-        if name not in START_NAMES:  # the page is still being loaded and will show all of them
-            return unchanged
+        if name not in START_NAMES:
+            return on_load(kept_, slug, request)
         return shown(name, list(values), slug, request)
 
     def on_begin(name: str | None, slug: str | None, request: gr.Request) -> list[Any]:
@@ -274,13 +277,11 @@ def _wire(
     def on_back(event: gr.EventData, begun_: str, *values: Any) -> list[Any]:
         return fields.main.back(begun_, values, str(event._data.get("name") or ""))
 
-    panel = Panel(look_again, [profile, *fields.inputs], whole)
+    panel = Panel(look_again, [kept, profile, *fields.inputs], whole)
     setup = Setup(fields, looks, start, told[0], panel, follow, follows)
     main = fields.main
     changed = [one for one in fields.triggers if one is not fields.preset.input]
     gr.on(changed, follow, fields.inputs, follows, js=KEEP, trigger_mode="always_last", **SHARED)
-    # What a start would take is looked at when the tab is opened, not with every page.
-    page.demo.load(on_load, [kept, profile], whole, js=RECALL, **SHARED)
     generation = [fields.tokens, fields.temperature]
     for event in (
         begin.input(on_begin, [begin, profile], whole, **SHARED),

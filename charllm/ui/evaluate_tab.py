@@ -27,7 +27,10 @@ def build(page: Page) -> None:
             opened_by(tab, evaluate_queries.build(replace(page, tab=tab), current))
         with _tab("pairs", t("Pairs", "勝敗")) as tab:
             opened_by(tab, evaluate_pairs.build(replace(page, tab=tab), current))
-    opened = page.tab.select(setup.panel.refresh, setup.panel.inputs, setup.panel.outputs, **SHARED)
+    panel = setup.panel
+    opened = page.tab.select(
+        panel.refresh, panel.inputs, panel.outputs, js=evaluate_form.RECALL, **SHARED
+    )
     setup.after(opened).then(live.refresh, live.inputs, live.outputs, **SHARED)
 
 

@@ -241,7 +241,6 @@ def build(page: Page) -> Panel:
         return handler
 
     seen = [page.profile, dataset, chosen]
-    page.demo.load(look, seen, shown, **SHARED)
     ticker.tick(tick, chosen, followed, **SHARED)
     chosen.input(tick, chosen, followed, **SHARED)
     page.profile.change(look, [page.profile, page.profile, chosen], shown, **SHARED)

@@ -34,7 +34,7 @@ from charllm.ui.page import Page
 from charllm.ui.words import say, t, warn
 
 KEEP = "(...values) => window.charllmKeep('merge', values)"
-RECALL = "(kept, slug) => [window.charllmKept('merge'), slug]"
+RECALL = "(kept, ...rest) => [window.charllmKept('merge'), ...rest]"
 FREE = ("method", "base")
 OTHER_JUDGE = Text(
     "This file names another judge. The page uses the one chosen on the Judge tab.",
@@ -193,12 +193,15 @@ def _wire(
             return first(slug, request)
         return shown(fields.start_of(values), values, slug, request)
 
-    def look_again(slug: str | None, request: gr.Request, *values: Any) -> list[Any]:
-        """New checkpoints, models and runs become choices; what the form says stays."""
+    def look_again(kept_: str, slug: str | None, request: gr.Request, *values: Any) -> list[Any]:
+        """New checkpoints, models and runs become choices; what the form says stays.
+
+        At the first visit it says what it said before the page was loaded.
+        """
         looks.forget()
         name = fields.start_of(values)
-        if name not in START_NAMES:  # the page is still being loaded and will show all of them
-            return unchanged
+        if name not in START_NAMES:
+            return on_load(kept_, slug, request)
         return shown(name, list(values), slug, request)
 
     def on_begin(name: str | None, slug: str | None, request: gr.Request) -> list[Any]:
@@ -247,7 +250,7 @@ def _wire(
     def on_search_back(event: gr.EventData, begun_: str, *values: Any) -> list[Any]:
         return fields.search.back(begun_, values, str(event._data.get("name") or ""))
 
-    panel = Panel(look_again, [profile, *fields.inputs], whole)
+    panel = Panel(look_again, [kept, profile, *fields.inputs], whole)
     setup = Setup(fields, looks, start, told[0], panel, follow, follows)
     main, search = fields.main, fields.search
     gr.on(
@@ -259,8 +262,6 @@ def _wire(
         trigger_mode="always_last",
         **SHARED,
     )
-    # What a start would take is looked at when the tab is opened, not with every page.
-    page.demo.load(on_load, [kept, profile], whole, js=RECALL, **SHARED)
     for event in (
         begin.input(on_begin, [begin, profile], whole, **SHARED),
         profile.input(first, profile, whole, **SHARED),

@@ -24,5 +24,8 @@ def build(page: Page) -> None:
             tab.select(live.refresh, live.inputs, live.outputs, **SHARED)
         with gr.Tab(t("Mixer", "手動で混ぜる"), id="merge-mixer", elem_id="merge-tab-mixer") as tab:
             merge_mixer.build(replace(page, tab=tab))
-    opened = page.tab.select(setup.panel.refresh, setup.panel.inputs, setup.panel.outputs, **SHARED)
+    panel = setup.panel
+    opened = page.tab.select(
+        panel.refresh, panel.inputs, panel.outputs, js=merge_form.RECALL, **SHARED
+    )
     setup.after(opened).then(live.refresh, live.inputs, live.outputs, **SHARED)

@@ -276,7 +276,7 @@ def build(page: Page) -> None:
     def draw_catalog(count: float, tokens: float, request: gr.Request) -> str:
         return catalog_html(int(count), int(tokens), request)
 
-    page.demo.load(show, [rows, length], [state, prepare, catalog, endpoints], **shared)
+    page.tab.select(show, [rows, length], [state, prepare, catalog, endpoints], **shared)
     page.tab.select(look_around, None, machine, **shared)
     ticker.tick(tick, None, [state, prepare], **shared)
     for slider in (rows, length):

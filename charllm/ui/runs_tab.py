@@ -198,7 +198,7 @@ def build(page: Page) -> None:
         return handler
 
     outputs = [table, chosen, detail, log]
-    page.demo.load(look, chosen, outputs, **shared)
+    page.tab.select(look, chosen, outputs, **shared)
     chosen.input(look, chosen, outputs, **shared)
     ticker.tick(tick, chosen, [table, detail, log], **shared)
     for button, what in (

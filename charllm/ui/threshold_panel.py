@@ -165,7 +165,6 @@ def build(page: Page) -> Panel:
         return [published_html(result, request), free_name(page.paths, dataset)]
 
     seen = [chosen, at, unscored, newest]
-    page.demo.load(look, seen, everything, **SHARED)
     chosen.input(choose, chosen, everything[2:], **SHARED)
     bars.select(slide, [chosen, unscored], [at, *follows], trigger_mode="always_last", **SHARED)
     unscored.input(recount, [chosen, at, unscored], [bars, *follows], **SHARED)

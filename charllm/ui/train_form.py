@@ -40,7 +40,7 @@ from charllm.ui.train_html import base_html, recipe_html
 from charllm.ui.words import say, t, warn
 
 KEEP = "(...values) => window.charllmKeep('train', values)"
-RECALL = "(kept, slug) => [window.charllmKept('train'), slug]"
+RECALL = "(kept, ...rest) => [window.charllmKept('train'), ...rest]"
 LISTS = ("profile", "dataset", "base", "template")
 """Text settings that are chosen from a list."""
 FREE = ("base",)
@@ -199,11 +199,16 @@ def _wire(
             *with_lists(values[1:]),
         ]
 
-    def look_again(request: gr.Request, start: str, *values: Any) -> list[Any]:
-        """New datasets, models and runs become choices; what the form says stays."""
+    def look_again(
+        kept_: str, slug: str | None, request: gr.Request, start: str, *values: Any
+    ) -> list[Any]:
+        """New datasets, models and runs become choices; what the form says stays.
+
+        At the first visit it says what it said before the page was loaded.
+        """
         name = unpacked(start)[0]
-        if name not in START_NAMES:  # the page is still being loaded and will show all of them
-            return [gr.skip()] * len(whole)
+        if name not in START_NAMES:
+            return on_load(kept_, slug, request)
         lists = list_choices(page)
         fresh = [gr.Dropdown(lists[one]) if one in lists else gr.skip() for one in form.fields]
         return [gr.Dropdown(start_choices(page, name, request), value=name), gr.skip(), *fresh]
@@ -253,10 +258,11 @@ def _wire(
     def on_back(request: gr.Request, event: gr.EventData, start: str, *values: Any) -> list[Any]:
         return form.back(start, values, str(event._data.get("name") or ""))
 
-    setup = Setup(form, Panel(look_again, form.inputs, whole), follow, follows)
+    setup = Setup(
+        form, Panel(look_again, [kept, page.profile, *form.inputs], whole), follow, follows
+    )
     form.on_change(follow, follows, js=KEEP, **SHARED)
     for event in (
-        page.demo.load(on_load, [kept, page.profile], whole, js=RECALL, **SHARED),
         begin.input(on_begin, [begin, page.profile], whole, **SHARED),
         page.profile.input(on_profile, [page.profile, form.start], form.inputs, **SHARED),
         reader.go.click(read_text_, reader.text, whole, **SHARED),

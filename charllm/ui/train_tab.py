@@ -25,5 +25,8 @@ def build(page: Page) -> None:
         with gr.Tab(t("Runs", "実行"), id="train-runs", elem_id="train-tab-runs") as tab:
             live = train_live.build(replace(page, tab=tab), gate, setup, tabs)
             tab.select(live.refresh, live.inputs, live.outputs, **SHARED)
-    opened = page.tab.select(setup.panel.refresh, setup.panel.inputs, setup.panel.outputs, **SHARED)
+    panel = setup.panel
+    opened = page.tab.select(
+        panel.refresh, panel.inputs, panel.outputs, js=train_form.RECALL, **SHARED
+    )
     setup.after(opened).then(live.refresh, live.inputs, live.outputs, **SHARED)
