@@ -161,6 +161,8 @@ def build(page: Page) -> Panel:
             return banner(error.in_(language_of(request)), "bad")
         return trial_html(made, request)
 
+    # With the page already: what is picked at once on opening must not meet a late answer.
+    page.demo.load(look, everything, [*everything, *follows], **SHARED)
     for name, component in fields.items():
         # Gradio tells of keys only: what was pasted is kept when the field is left.
         told = [component.input]
