@@ -200,6 +200,10 @@ class Looking:
         self.at(request, conversation)
         time.sleep(self.ARRIVES_WITHIN)
 
+    def where(self, request: gr.Request) -> int | None:
+        """What the page shows, as far as it was told."""
+        return self._at.get(request.session_hash or "")
+
     def still(self, request: gr.Request, conversation: int | None) -> bool:
         return self._at.get(request.session_hash or "", conversation) == conversation
 
@@ -348,6 +352,7 @@ def build(page: Page) -> None:
 
     async def attach(conversation: int | None, request: gr.Request) -> AsyncIterator[Any]:
         """Follow the conversation's live turn until its last score, or the page shows another."""
+        conversation = conversation or looking.where(request)  # the list may be on its way
         turn = page.chat.live(conversation)
         if turn is None:
             yield gr.skip()
@@ -447,6 +452,7 @@ def build(page: Page) -> None:
     ) -> Any:
         """What was pressed inside the board: stop, vote, regenerate, or an edit."""
         data = event._data
+        conversation = data.get("conversation") or conversation  # what is drawn is what is meant
         try:
             if conversation is None:
                 return gr.skip()

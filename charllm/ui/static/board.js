@@ -91,7 +91,7 @@
     const drafts = new Map(); // "<turn>/<column>" → {reply, text, focus, sent} of an answer being edited
     let conversation = null;
 
-    function send(action, data) { trigger("select", { action, ...data }); }
+    function send(action, data) { trigger("select", { action, conversation, ...data }); }
 
     function scoreChip(column) {
       const chip = el("span", "score");
