@@ -169,7 +169,8 @@ def whole_lines(path: Path) -> bytes:
 
 def documents(folder: Path) -> dict[str, bytes]:
     """Every figure and table that a finished run has written."""
-    files = [folder / REPORT, *sorted((folder / TABLES).iterdir())]
+    # A kill in the middle of a write leaves its hidden temporary file.
+    files = [folder / REPORT, *sorted((folder / TABLES).glob("[!.]*"))]
     return {file.name: file.read_bytes() for file in files}
 
 

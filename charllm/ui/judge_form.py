@@ -95,14 +95,6 @@ def price_from(text: str) -> float | None:
         ) from error
 
 
-def shows(values: dict[str, Any], config: JudgeConfig) -> bool:
-    """Whether the form shows this very judge."""
-    try:
-        return config_from(values) == config_from(values_of(config))
-    except UserError:  # an unfinished form, or a file that was changed by hand
-        return False
-
-
 def price_text(price: float | None) -> str:
     return "" if price is None else f"{price:g}"
 

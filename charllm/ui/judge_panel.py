@@ -16,7 +16,7 @@ from charllm.data.config import Paths
 from charllm.data.errors import Text, UserError
 from charllm.services.judge_choice import load_choice, save_choice, try_out
 from charllm.ui import judge_form, judge_trial
-from charllm.ui.judge_form import OTHER, TYPED, config_from, server_of, shows, sketch, values_of
+from charllm.ui.judge_form import OTHER, TYPED, config_from, server_of, sketch, values_of
 from charllm.ui.judge_html import SHARED, Panel
 from charllm.ui.judge_trial import item_from
 from charllm.ui.page import Page, banner
@@ -100,7 +100,7 @@ def build(page: Page) -> Panel:
     def look(request: gr.Request, *values: Any) -> Any:
         """The kept choice, with the rubrics that there are now.
 
-        A form that shows it already is left alone: something may be picked in it meanwhile.
+        A form that is filled is left alone: something may be picked in it meanwhile.
         """
         try:
             config, told = load_choice(page.paths), ""
@@ -109,7 +109,7 @@ def build(page: Page) -> Panel:
         rubrics = rubric_choices(page.paths, request)
         new = values_of(config)
         before = dict(zip(fields, values, strict=True))
-        if before["rubric"] and shows(before, config):
+        if before["rubric"]:
             kept = {**dict.fromkeys(fields, gr.skip()), "rubric": gr.Dropdown(rubrics)}
             return [*kept.values(), *[gr.skip()] * len(follows)]
         new["rubric"] = gr.Dropdown(rubrics, value=new["rubric"])
