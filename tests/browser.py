@@ -169,15 +169,9 @@ class Visitor:
 
     def leave(self, page: Any, selector: str) -> Any:
         """Click something that loads the page again."""
-        from playwright.sync_api import TimeoutError as Late
-
         self._leaving = True
-        try:
-            with page.expect_navigation(timeout=45_000):
-                page.click(selector)
-        except Late:  # a press that a busy page has lost: a person presses again
-            with page.expect_navigation():
-                page.click(selector)
+        with page.expect_navigation():
+            page.click(selector)
         self._leaving = False
         return self._ready(page)
 

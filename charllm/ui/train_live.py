@@ -227,7 +227,8 @@ def build(page: Page, gate: Gate, setup: Setup, tabs: gr.Tabs) -> Panel:
     )
     for name, button in buttons.items():
         button.click(act(name), seen, followed, **SHARED)
-    result.select(on_result, current, compared, **SHARED).then(
+    # Each press counts, also while the one before is on its way.
+    result.select(on_result, current, compared, trigger_mode="multiple", **SHARED).then(
         None, compared, None, js="(text) => window.charllmCompare(text)"
     )
     curves.select(all_points, current, followed, **SHARED)
