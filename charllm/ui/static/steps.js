@@ -52,7 +52,9 @@
       ({ name, kinds } = got);
       applied = got.applied;
       if (!keep) fresh();
-      draw();
+      // Of two answers that come together the page hears the last: a preview may have been missed.
+      if (keep && !preview) changed(0);
+      else draw();
     }
     function fresh() {
       plan = applied.map((step, was) => ({ kind: step.kind, options: { ...step.options }, on: true, was }));
