@@ -103,7 +103,9 @@ def train(name: str, part: Sequence[Any], seed: int, folder: Path, whole: Any) -
     for kind in ("profiles", "datasets", "recipes"):
         shutil.copytree(ROOT / kind, root / kind)
     save_dialogues(root / "datasets" / "ayane.jsonl", list(part))
-    paths = Paths(root, whole.workspace)
+    paths = Paths(root, folder / f"workspace-{name}")  # seeds may run side by side
+    paths.workspace.mkdir()
+    paths.models.symlink_to(whole.models)
     config = TrainConfig.load(root / "recipes" / "parent-a.yaml")
     changed = {"name": name, "half": "all", "seed": seed, "samples": (), "threads": 0}
     config = config.model_copy(
@@ -155,6 +157,7 @@ def search(
             "role": row.role,
             "search": row.search,
             "weights": {g: list(w) for g, w in row.coefficients.weights.items()},
+            "asked": losses(row.coefficients, splits.search),
             "selection": losses(row.coefficients, splits.selection),
             "report": losses(row.coefficients, splits.report),
         }

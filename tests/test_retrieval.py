@@ -250,13 +250,18 @@ def test_a_rebuild_in_another_process_is_seen(place: Paths) -> None:
 def test_threads_retrieve_while_the_index_is_rebuilt(place: Paths) -> None:
     embedder = Vectors()
     open_index(place, character(*FACTS), embedder).build(Silent())
-    common, failures, asked = FACTS[1], [], [0]
+    common, asked = FACTS[1], [0]
+    failures: list[object] = []
     done = threading.Event()
 
     def ask() -> None:
         index = open_index(place, character(common), embedder)
         while not done.is_set():
-            hits = index.retrieve("q", k=3)
+            try:
+                hits = index.retrieve("q", k=3)
+            except Exception as error:
+                failures.append(error)
+                return
             if [hit.fact for hit in hits] != [common]:
                 failures.append(hits)
             asked[0] += 1

@@ -130,6 +130,17 @@ def test_cma_finds_an_optimum_within_its_bounds(groups: int, parents: int) -> No
     assert cma.finished and "収束" in cma.finished.ja
 
 
+def test_a_single_gene_may_spread_as_far_as_it_likes() -> None:
+    space = Space(("all",), 2)
+    for seed in range(4):
+        cma, chance = Cma(space, seed, 4, 0.25, 0.01), np.random.default_rng(seed)
+        for _ in range(30):
+            vectors = cma.ask([(0.3,)])
+            assert len(vectors) == 4 and {len(vector) for vector in vectors} == {1}
+            cma.tell(vectors, list(chance.random(4)))
+        assert len(cma.mean) == len(cma.spread) == 1
+
+
 def test_a_strategy_depends_on_its_seed_alone() -> None:
     """Whatever others draw from numpy's global generator meanwhile."""
     space = Space(GROUPS, 2)

@@ -177,17 +177,26 @@ class Index:
     def _read(self, work: Callable[[store.Database, str], T]) -> T:
         """``work`` with the name of the complete collection, "" where there is none.
 
-        Another process may replace the collection between finding and reading it; then the new
-        one is read.
+        Another process may replace the collection between finding and reading it, or while it is
+        read; then the new one is read.
         """
         for last in (False, False, True):
+            name = ""
             try:
                 with store.database(self.paths.indexes) as open_:
-                    return work(open_, next(reversed(open_.names(self._base)), ""))
+                    name = next(reversed(open_.names(self._base)), "")
+                    return work(open_, name)
             except store.Gone:
                 if last:
                     raise
+            except store.Corrupt:  # which is how Chroma finds half of a collection, too
+                if last or self._stands(name):
+                    raise
         raise AssertionError("unreachable")
+
+    def _stands(self, name: str) -> bool:
+        with store.database(self.paths.indexes) as open_:
+            return not name or name in open_.names(self._base)
 
     def _nearest(
         self, open_: store.Database, name: str, vectors: np.ndarray, k: int

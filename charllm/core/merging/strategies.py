@@ -63,8 +63,13 @@ class Cma:
         self.population = population
         self._least = least_spread
         self._random = _Normal(seed)
+        # pycma 4.5 fails in one dimension where it would widen a spread: a gene that nothing
+        # depends on makes it two.
+        self._inert: Vector = (0.0,) if space.size == 1 else ()
+        self._whole: dict[Vector, Vector] = {}
+        low, high = space.bounds
         options = {
-            "bounds": [list(bound) for bound in space.bounds],
+            "bounds": [[*low, *(-1.0 for _ in self._inert)], [*high, *(1.0 for _ in self._inert)]],
             "popsize": population,
             "randn": self._random,
             "seed": math.nan,  # else pycma seeds numpy's global generator
@@ -76,37 +81,44 @@ class Cma:
             warnings.simplefilter("ignore")
             from cma import CMAEvolutionStrategy
 
-            self._es = CMAEvolutionStrategy(list(start or space.start), sigma, options)
+            first = [*(start or space.start), *self._inert]
+            self._es = CMAEvolutionStrategy(first, sigma, options)
 
     def ask(self, given: Sequence[Vector] = ()) -> list[Vector]:
         # pycma shortens a step that is far outside of its distribution when it is told of it,
         # and never learns to avoid a direction from one (Hansen 2011, "Injecting external
         # solutions into CMA-ES").
         self._es.inject([self._inner(vector) for vector in given], force=True)
-        return [tuple(map(float, x)) for x in self._es.ask()]
+        asked = [tuple(map(float, x)) for x in self._es.ask()]
+        self._whole = {self._bare(vector): vector for vector in asked}
+        return [self._bare(vector) for vector in asked]
+
+    def _bare(self, vector: Vector) -> Vector:
+        return vector[: len(vector) - len(self._inert)]
 
     def _inner(self, vector: Vector) -> Any:
         """A vector as pycma has it inside, where its bounds are bent away."""
         import numpy as np
 
         inverse = self._es.boundary_handler.inverse
-        return self._es.gp.geno(np.array(vector), from_bounds=inverse)
+        return self._es.gp.geno(np.array([*vector, *self._inert]), from_bounds=inverse)
 
     def tell(self, vectors: Sequence[Vector], losses: Sequence[float]) -> None:
         import numpy as np
 
-        self._es.tell([np.array(vector) for vector in vectors], list(losses))
+        whole = [self._whole.get(vector, (*vector, *self._inert)) for vector in vectors]
+        self._es.tell([np.array(vector) for vector in whole], list(losses))
 
     def reseed(self, seed: int) -> None:
         self._random.seed(seed)
 
     @property
     def mean(self) -> Vector:
-        return tuple(map(float, self._es.result.xfavorite))
+        return self._bare(tuple(map(float, self._es.result.xfavorite)))
 
     @property
     def spread(self) -> tuple[float, ...]:
-        return tuple(map(float, self._es.result.stds))
+        return self._bare(tuple(map(float, self._es.result.stds)))
 
     @property
     def finished(self) -> Text | None:
