@@ -30,12 +30,17 @@ sys.path.insert(0, str(ROOT))
 
 HALF = 60
 WAYS: dict[str, dict[str, Any]] = {
-    "free, 1 group": {"group_size": 18, "parametrisation": "free"},
     "simplex, 3 groups": {"group_size": 6},
     "free, 3 groups": {"group_size": 6, "parametrisation": "free"},
-    "simplex, 1 group": {"group_size": 18},
-    "free, 3 groups, no racing": {"group_size": 6, "parametrisation": "free", "race_first": 1.0},
+    "simplex, 18 groups": {"group_size": 1},
+    "free, 9 groups": {"group_size": 2, "parametrisation": "free"},
     "free, 18 groups": {"group_size": 1, "parametrisation": "free"},
+    "free, 18 groups, no racing": {"group_size": 1, "parametrisation": "free", "race_first": 1.0},
+    "free, 18 groups, 240 candidates": {
+        "group_size": 1,
+        "parametrisation": "free",
+        "max_candidates": 240,
+    },
 }
 """``SearchConfig`` and the layers of a group. Simplex: weights add up to 1. Free: shares of each
 parent's change, whose sum may be more or less."""
@@ -146,7 +151,8 @@ def search(
     names = list(endings)
     splits = Splits(*(tuple(names[place::3]) for place in range(3)))
     options = {k: v for k, v in WAYS[way].items() if k != "group_size"}
-    config = SearchConfig(objective="loss=1", max_candidates=candidates, seed=seed, **options)
+    options = {"max_candidates": candidates, **options}
+    config = SearchConfig(objective="loss=1", seed=seed, **options)
     # Weights that do not add up to 1 are shares of the changes, not of whole models.
     method = "task_arithmetic" if config.parametrisation == "free" else "linear"
     space = Space(tuple(engine.groups), 2, config.parametrisation, method)

@@ -24,6 +24,18 @@ from charllm.data.locking import FileLock
 from charllm.data.progress import Silent
 
 SHARED = ROOT.parent / "shared"
+LONG = (
+    *("training", "browser", "families", "judge_tab", "chat_trouble", "data_tab", "retrieval"),
+    *("merge_tab", "chat_turns", "train_tab", "evolving", "desk_tab", "cli", "evaluate_tab"),
+    *("training_remote", "search_honesty", "judging", "llm_judge", "training_trouble"),
+)
+"""The test files that take longest, in turn one that waits for a browser and one that computes."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files first: they are dealt to workers whole, and none should be left for the end."""
+    place = {f"test_{name}": n for n, name in enumerate(LONG)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(LONG)))
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from charllm.core.merging.blend import MergeConfig, run_merge
-from charllm.core.merging.parameters import LinearWeights
+from charllm.core.merging.parameters import PlainSum
 from charllm.core.merging.recipe import (
     MergeRecipe,
     adapter_weights,
@@ -203,6 +203,53 @@ def test_concatenated_adapter_is_exact(home: Paths) -> None:
     assert read_json(home.checkpoints / "both" / "card.json")["profile"] == "ayane"
 
 
+FREE = """
+merge_method: task_arithmetic
+base_model: workspace/models/tiny
+slices:
+  - sources:
+      - {model: workspace/models/tiny+checkpoints/one, layer_range: [0, 1], parameters: {weight: 1}}
+      - {model: workspace/models/tiny+checkpoints/two, layer_range: [0, 1], parameters: {weight: 1}}
+      - {model: workspace/models/tiny, layer_range: [0, 1]}
+  - sources:
+      - {model: workspace/models/tiny+checkpoints/one, layer_range: [1, 4], parameters: {weight: 0}}
+      - {model: workspace/models/tiny, layer_range: [1, 4]}
+      - {model: workspace/models/tiny+checkpoints/two, layer_range: [1, 4], parameters: {weight: 2}}
+parameters: {lambda: 0.6}
+dtype: float32
+"""
+
+
+def test_task_arithmetic_of_adapters_is_a_row_of_their_own_weights(home: Paths) -> None:
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    (home.root / "recipes").mkdir(exist_ok=True)
+    path = home.root / "recipes" / "free.yaml"
+    path.write_text(FREE, encoding="utf-8")
+    row = {"one": (0.6, 0, 0, 0), "two": (0.6, 1.2, 1.2, 1.2)}
+    assert {n: pytest.approx(w) for n, w in adapter_weights(path).items()} == row
+    merge(home, recipe=str(path), out="checkpoints/free", form="recipe")
+    card = read_json(home.checkpoints / "free" / "card.json")
+    assert card["parents"] == [A, B], "the base is no parent"
+    assert adapter_weights(home.checkpoints / "free" / "recipe.yaml") == adapter_weights(path)
+    merge(home, recipe=str(path), out="checkpoints/both", form="adapter")
+    base = AutoModelForCausalLM.from_pretrained(home.models / "tiny", dtype=torch.float32)
+    small = PeftModel.from_pretrained(base, home.checkpoints / "both").merge_and_unload()
+    dense = weights_of(merge(home, recipe=str(path), out="workspace/dense")["out"])
+    for name, tensor in small.state_dict().items():
+        assert torch.allclose(dense[name], tensor, atol=1e-5), name
+    elsewhere = FREE.replace("model: workspace/models/tiny,", "model: workspace/models/other,")
+    path.write_text(
+        elsewhere.replace(
+            "base_model: workspace/models/tiny", "base_model: workspace/models/other"
+        ),
+        encoding="utf-8",
+    )
+    with pytest.raises(UserError, match="one base"):
+        adapter_weights(path)
+
+
 def test_recipe_checkpoint_is_small_and_gives_a_row(home: Paths) -> None:
     recipe = save(uniform_linear([A, B]), home)
     merge(home, recipe=recipe, out="checkpoints/merged", form="recipe", label_ja="マージ")
@@ -287,7 +334,7 @@ def test_what_the_row_of_coefficients_cannot_do_is_refused(home: Paths) -> None:
     with pytest.raises(UserError, match="use_dora"):
         merge(home, recipe=recipe, out="workspace/mine")
     slerp = save(RECIPES["adapters"].model_copy(update={"merge_method": "slerp"}), home)
-    with pytest.raises(UserError, match="only linear"):
+    with pytest.raises(UserError, match="only linear and task_arithmetic"):
         merge(home, recipe=slerp, out="workspace/mine", form="adapter")
     over = RECIPES["adapters"].model_copy(update={"parameters": {"normalize": False}})
     heavy = over.model_dump(mode="json", exclude_none=True)
@@ -328,7 +375,7 @@ def test_three_parents_share_evenly(home: Paths) -> None:
     third = "workspace/models/tiny+checkpoints/three"
     path = home.root / save(uniform_linear([A, B, third]), home)
     assert adapter_weights(path) == pytest.approx({"one": 1 / 3, "two": 1 / 3, "three": 1 / 3})
-    weights = LinearWeights(MergeRecipe.load(path), LAYERS)
+    weights = PlainSum(MergeRecipe.load(path), LAYERS)
     assert sum(weights.of("model.embed_tokens.weight")) == pytest.approx(1)
 
 

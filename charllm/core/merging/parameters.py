@@ -235,16 +235,17 @@ def _check_slice(piece: Slice, layers: int) -> None:
         )
 
 
-class LinearWeights:
-    """Each parent's share of each tensor of a linear recipe that keeps layers in their place."""
+class PlainSum:
+    """What each parent's tensors are multiplied with, in a recipe that keeps layers in their place
+    and is no more than a sum: linear, or task arithmetic, B + λ Σ w (P − B)."""
 
     def __init__(self, recipe: MergeRecipe, layers: int) -> None:
-        if recipe.merge_method != "linear" or recipe.modules:
+        if recipe.merge_method not in ("linear", "task_arithmetic") or recipe.modules:
             raise UserError(
-                f"{recipe.merge_method!r} is not a plain sum of the parents, only linear is; "
-                "make a model of it instead.",
-                f"「{recipe.merge_method}」は親の単純な和になりません（なるのは linear だけです）。"
-                "モデルとして書き出してください。",
+                f"{recipe.merge_method!r} is not a plain sum of the parents, only linear and "
+                "task_arithmetic are; make a model of it instead.",
+                f"「{recipe.merge_method}」は親の単純な和になりません（なるのは linear と "
+                "task_arithmetic だけです）。モデルとして書き出してください。",
             )
         self.parents = recipe.parents
         self._rules = Rules(recipe, layers)
@@ -257,12 +258,18 @@ class LinearWeights:
             )
 
     def of(self, tensor: str) -> list[float]:
-        """A weight per parent, in the order of ``parents``, for the tensor of this name."""
+        """A weight per parent, in the order of ``parents``, for the tensor of this name; the base
+        of task arithmetic has what the others leave of 1."""
         rule = self._rules.of(tensor)
+        weights = [entry.weight for entry in rule.tuned]
+        if rule.normalize:
+            weights = divided(weights, tensor)
+        factor = 1.0 if rule.base is None else rule.lam
         found = dict.fromkeys(self.parents, 0.0)
-        found |= {entry.parent: entry.weight for entry in rule.entries}
-        weights = list(found.values())
-        return divided(weights, tensor) if rule.normalize else weights
+        found |= {e.parent: factor * w for e, w in zip(rule.tuned, weights, strict=True)}
+        if rule.base is not None:
+            found[rule.entries[rule.base].parent] = 1 - sum(found.values())
+        return list(found.values())
 
 
 def divided(weights: Sequence[float], tensor: str) -> list[float]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from charllm.core.merging.parameters import LinearWeights
+from charllm.core.merging.parameters import PlainSum
 from charllm.core.merging.parents import Plan
 from charllm.core.merging.recipe import MergeRecipe, adapter_weights, renamed
 from charllm.data.config import Paths
@@ -48,7 +48,7 @@ def concatenated(plan: Plan) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
             "親ごとにアダプターの付いた層が異なるか、層によってランクが異なります。"
             "モデルとして書き出してください。",
         )
-    weights = LinearWeights(plan.recipe, plan.layers)
+    weights = PlainSum(plan.recipe, plan.layers)
     tensors: dict[str, torch.Tensor] = {}
     for module in layouts[0]:
         shares = weights.of(f"{module}.weight")
@@ -140,6 +140,7 @@ def _write_card(plan: Plan, work: Path, name: str, label: Text) -> None:
         if parent.adapter is not None and (parent.adapter / "card.json").is_file()
     ]
     first = cards[0] if cards else {}
+    mixed = [p.written for p in plan.parents if p.written != plan.recipe.base_model]
     profiles = {card.get("profile", "") for card in cards}
     licence = first.get("licence") or {}
     card = {
@@ -147,14 +148,14 @@ def _write_card(plan: Plan, work: Path, name: str, label: Text) -> None:
         "base": first.get("base", plan.base.name),
         "base_hash": first.get("base_hash", ""),
         "profile": profiles.pop() if len(profiles) == 1 else "",
-        "parents": [parent.written for parent in plan.parents],
+        "parents": mixed,
         "licence": licence,
     }
     write_json(work / "card.json", card)
-    rows = "\n".join(f"- `{parent.written}`" for parent in plan.parents)
+    rows = "\n".join(f"- `{name}`" for name in mixed)
     write_text(
         work / "README.md",
-        f"# {name}\n\nA linear merge of / 次の親を線形に混ぜたもの:\n\n{rows}\n\n"
+        f"# {name}\n\nMerged by / マージ方法: {plan.recipe.merge_method}\n\n{rows}\n\n"
         "The recipe is mergekit's YAML; paths start at the project's root.  \n"
         "レシピは mergekit の YAML で、パスはプロジェクトのルートから書いています。\n"
         + (f"\n{licence['notice']}\n" if licence.get("notice") else ""),

@@ -13,7 +13,7 @@ from typing import Any, Self
 
 from pydantic import Field, model_validator
 
-from charllm.core.merging.parameters import LAYER, LinearWeights
+from charllm.core.merging.parameters import LAYER, PlainSum
 from charllm.data.config import Config, dump_yaml
 from charllm.data.errors import UserError
 from charllm.data.files import write_text
@@ -215,14 +215,15 @@ def adapter_weights(path: Path, layers: int | None = None) -> dict[str, float | 
     split = [parent.partition("+") for parent in recipe.parents]
     bases = {base for base, plus, _ in split if plus}
     names = [Path(adapter or base).name for base, _, adapter in split]
-    if len(bases) > 1 or len(set(names)) != len(names):
+    foreign = recipe.base_model is not None and recipe.base_model not in bases
+    if len(bases) > 1 or foreign or len(set(names)) != len(names):
         raise UserError(
             f"{path}: the parents must be different adapters on one base.",
             f"{path}: 親は、1つのベースの上の別々のアダプターでなければなりません。",
         )
     if layers is None:
         layers = _layer_count(recipe, path, names)
-    weights = LinearWeights(recipe, layers)
+    weights = PlainSum(recipe, layers)
     rows = [_row(weights, layer, path) for layer in range(layers)]
     columns = {
         name: tuple(row[k] for row in rows)
@@ -235,7 +236,7 @@ def adapter_weights(path: Path, layers: int | None = None) -> dict[str, float | 
 _MODULES = ("self_attn.q_proj", "self_attn.o_proj", "mlp.gate_proj", "mlp.down_proj")
 
 
-def _row(weights: LinearWeights, layer: int, path: Path) -> list[float]:
+def _row(weights: PlainSum, layer: int, path: Path) -> list[float]:
     """One layer's weights; refuses what a row of coefficients cannot express."""
     rows = [weights.of(f"model.layers.{layer}.{module}.weight") for module in _MODULES]
     if any(row != rows[0] for row in rows) or abs(sum(rows[0]) - 1) > 1e-4:

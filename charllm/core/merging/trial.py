@@ -104,6 +104,12 @@ class Trial:
             if waiting is not None:
                 yield from waiting.result()
 
+    def close(self) -> None:
+        """Give back the memory that is kept for decoding; the engine stays as it is."""
+        if self._space is not None:
+            self._space.close()
+            self._space = None
+
     # ── generation ────────────────────────────────────────────────────────────────────────────
 
     def _groups(
