@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from argparse import Namespace
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,14 @@ from small_models import byte_tokenizer, save_model
 from charllm.core.evaluation.evaluate_config import EvaluateConfig
 from charllm.core.evaluation.evaluating import run_evaluate
 from charllm.core.evaluation.fact_use import FactUse, content_words
-from charllm.core.evaluation.rag_page import rag_json, rag_page
-from charllm.core.evaluation.rag_report import RagReport, pair_of, rag_report
+from charllm.core.evaluation.rag_page import BOTH, HOW, rag_json, rag_page
+from charllm.core.evaluation.rag_report import (
+    RagReport,
+    answers_to,
+    pair_of,
+    pairs_of,
+    rag_report,
+)
 from charllm.core.evaluation.rag_sweep import sweep
 from charllm.core.evaluation.reply_records import Reply
 from charllm.core.retrieval import Hit
@@ -159,6 +165,15 @@ def test_what_is_shown_held_and_misleading_is_counted_over_questions_both_answer
     assert next(iter(rows)) == FACTS[1], "what gains most comes first"
 
 
+def test_the_replies_of_a_fact_begin_with_those_whose_prompt_showed_it() -> None:
+    report = known()
+    again = replace(report.answers[0], shown=(), repeat=1)
+    more = replace(report, answers=(again, *report.answers))
+    assert [one.shown for one in answers_to(more, FACTS[1])] == [(FACTS[1],), ()]
+    assert [one.query.id for one in answers_to(report, "")] == ["day"]
+    assert answers_to(report, "no such fact") == []
+
+
 def test_the_page_says_it_in_both_languages_and_names_facts_shown_in_vain() -> None:
     report = known()
     for language, title in (
@@ -169,6 +184,10 @@ def test_the_page_says_it_in_both_languages_and_names_facts_shown_in_vain() -> N
         vain = page.split(title)[1]
         assert FACTS[2] in vain and FACTS[1] not in vain
         assert "one-rag / one" in page and "67%" in page
+        both = page.split(BOTH.in_(language))[1].split(title)[0]  # type: ignore[arg-type]
+        assert HOW.in_(language) in both  # type: ignore[arg-type]
+        assert f"| {FACTS[1]} | 大好物は？ | ✓ | モンブランですわ。 | おにぎりですわ。 |" in both
+        assert f"| {FACTS[0]} | どちら様ですか | – | わたくしですわ。 | わたくしですわ。 |" in both
     data = json.loads(json.dumps(rag_json(report, [])))
     assert data["held"]["value"] == pytest.approx(1 / 3) and len(data["answers"]) == 4
     assert all(text["en"] and text["ja"] for text in data["told"])
@@ -178,6 +197,7 @@ def test_a_pair_needs_the_same_weights_with_and_without_rag() -> None:
     rag, plain = pair()
     other = plain.model_copy(update={"name": "two", "checkpoint": "two"})
     assert pair_of([other, plain, rag], "one") == pair_of([rag, plain], "one-rag") == (rag, plain)
+    assert pairs_of([other, plain, rag]) == [(rag, plain)] and pairs_of([other, rag]) == []
     for name in ("two", "nobody"):
         with pytest.raises(UserError, match=f"{name}.*one-rag"):
             pair_of([other, plain, rag], name)
@@ -209,10 +229,11 @@ def home(paths: Paths) -> Paths:
 
 
 def options(**changes: Any) -> Namespace:
-    return Namespace(**{"slug": "ayane", "variant": "one", "run": "", "json": True, **changes})
+    given = {"slug": "ayane", "variant": "one", "run": "", "plot": "", "json": True, **changes}
+    return Namespace(**given)
 
 
-def test_the_verb_reads_the_newest_evaluation_of_the_pair(home: Paths) -> None:
+def test_the_verb_reads_the_newest_evaluation_of_the_pair(home: Paths, tmp_path: Path) -> None:
     config = EvaluateConfig.from_data(
         {
             "name": "pair",
@@ -235,7 +256,14 @@ def test_the_verb_reads_the_newest_evaluation_of_the_pair(home: Paths) -> None:
     assert [curve["k"] for curve in data["sweep"]] == [1, 2, 3, 5]
     hits = [curve["best"]["hit_rate"] for curve in data["sweep"]]
     assert hits == sorted(hits) and hits[-1] > 0.5
-    page = verbs_rag.rag_report(home, options(json=False, run=run.id))
+    assert data["in_use"]["k"] == 3 and 0.7 < data["in_use"]["threshold"] < 0.95
+    plot = tmp_path / "curves.html"
+    page = verbs_rag.rag_report(home, options(json=False, run=run.id, plot=str(plot)))
+    written = plot.read_text(encoding="utf-8")
+    assert "Plotly.newPlot" in written and "at most 5" in written and "In use: threshold" in written
+    assert "<script src=" not in written and len(written) > 1_000_000, "it needs no network"
+    with pytest.raises(UserError, match=r"ends in \.html"):
+        verbs_rag.rag_report(home, options(plot="curves.svg"))
     assert page.startswith("# RAG report: one-rag / one") and page.endswith("\n")
     with pytest.raises(UserError, match="no evaluation of magnus"):
         verbs_rag.rag_report(home, options(slug="magnus", run=run.id))
@@ -268,6 +296,7 @@ def test_the_command_line_knows_both_verbs() -> None:
     parser = build_parser()
     for words, handler in (
         (["rag-report", "ayane", "--variant", "one", "--json"], verbs_rag.rag_report),
+        (["rag-report", "ayane", "--plot", "curves.html"], verbs_rag.rag_report),
         (["forgetting", "ayane", "--variants", "one,two"], verbs_rag.forgetting),
     ):
         assert parser.parse_args(words).handler is handler

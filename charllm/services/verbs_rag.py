@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from argparse import Namespace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from charllm.data.config import Paths
@@ -18,6 +19,7 @@ from charllm.services.runs import Run, find_run, list_runs
 if TYPE_CHECKING:
     from charllm.core.evaluation.planned import Planned
     from charllm.core.variants import Variant
+    from charllm.services.evaluate_rag import Swept
 
 FORGETTING = Text("general questions from the command line", "コマンドラインからの一般問題")
 PATIENCE = 10.0
@@ -41,16 +43,20 @@ class _Told(Silent):
 
 
 def rag_report(paths: Paths, options: Namespace) -> Any:
-    """From the newest evaluation that asked the pair; where there is none, one is run first."""
+    """From the newest evaluation that asked the pair; where there is none, one is run first.
+
+    ``--plot`` writes the curves as a page of their own besides.
+    """
     from charllm.core.evaluation.rag_page import rag_json, rag_page
     from charllm.core.evaluation.rag_report import pair_of
     from charllm.core.evaluation.rag_report import rag_report as report_of
-    from charllm.core.evaluation.rag_sweep import sweep
     from charllm.core.evaluation.reply_records import read_replies
     from charllm.core.variants import list_variants
     from charllm.data.profile import load_profile
+    from charllm.services.evaluate_rag import swept
 
-    profile = load_profile(paths, options.slug)
+    load_profile(paths, options.slug)  # a wrong name is told before anything is asked
+    plot = _plot_file(options.plot)
     name = options.variant or _first_choice(paths, options.slug)
     found = _evaluated(paths, options, name)
     if found is None:
@@ -70,10 +76,38 @@ def rag_report(paths: Paths, options: Namespace) -> Any:
         read_replies(run.folder),
         planned.config.seed,
     )
-    curves = sweep(paths, profile, _queries(paths, planned), planned.config.embedder, _Told())
+    settings = swept(paths, planned, _Told())
+    if plot is not None:
+        _write_plot(plot, settings, planned.profile.name)
     if options.json:
-        return {"run": run.id, **rag_json(report, curves)}
-    return rag_page(report, curves, current_language())
+        in_use = {"threshold": settings.now.threshold, "k": settings.now.k}
+        return {"run": run.id, "in_use": in_use, **rag_json(report, settings.curves)}
+    return rag_page(report, settings.curves, current_language())
+
+
+def _plot_file(name: str) -> Path | None:
+    """Where the curves go, None where nobody asked; ``UserError`` for another form than HTML."""
+    if not name:
+        return None
+    path = Path(name)
+    if path.suffix.lower() not in (".html", ".htm"):
+        raise UserError(
+            f"--plot {name}: the plot is written as a page. Give a name that ends in .html.",
+            f"--plot {name}: グラフは HTML で書き出します。.html で終わる名前を指定してください。",
+        )
+    return path
+
+
+def _write_plot(path: Path, found: Swept, character: str) -> None:
+    from charllm.core.evaluation.rag_plot import sweep_page
+    from charllm.data.files import write_text
+
+    title = Text(
+        f"Retrieval of {character}: threshold and number of facts",
+        f"{character} の検索：しきい値と事実の数",
+    )
+    language = current_language()
+    write_text(path, sweep_page(found.curves, found.now, title.in_(language), language))
 
 
 def _first_choice(paths: Paths, slug: str) -> str:
@@ -129,14 +163,6 @@ def _has_pair(variants: tuple[Variant, ...], name: str) -> bool:
     except UserError:
         return False
     return True
-
-
-def _queries(paths: Paths, planned: Planned) -> Any:
-    """All splits of the evaluation's query set as it is now: a threshold is chosen on others."""
-    from charllm.data.queries import load_queries
-
-    config = planned.config
-    return load_queries(paths.queries / f"{config.queries or config.profile}.jsonl")
 
 
 # Forgetting

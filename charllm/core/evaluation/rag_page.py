@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from charllm.core.evaluation import rag_sweep
-from charllm.core.evaluation.rag_report import BothReplies, RagReport
+from charllm.core.evaluation.rag_report import BothReplies, RagReport, answers_to
 from charllm.core.evaluation.rag_sweep import Curve, sweep_table
 from charllm.core.evaluation.report import plain
 from charllm.core.evaluation.retrieved import retrieval_table
@@ -17,29 +17,43 @@ from charllm.data.text import first_lines
 
 EXAMPLES = 20
 """Replies that are listed as passing over their fact."""
+BOTH = Text("Replies with each fact and without it", "事実を提示した返答と、しない返答")
+YES, NO = "✓", "–"
 TITLE = Text("RAG report", "RAG レポート")
+HOW = Text(
+    "Every question was asked twice: with the facts that retrieval found, and with none. What one "
+    "fact does is seen where the prompt showed it; where it did not, the two replies differ by "
+    "other facts or by chance.",
+    "どの質問も、検索した事実を入れた場合と、何も入れない場合の2回尋ねています。ある事実の効果は、"
+    "それが提示された返答で分かります。提示されなかった返答の差は、ほかの事実か偶然によるものです。",
+)
+"""What "with a fact and without it" means here."""
 
 
 def rag_page(report: RagReport, curves: Sequence[Curve], language: Language) -> str:
-    """Findings in words first, then the tables, each with its title; ends in a newline."""
+    """Findings in words first, then the tables, each with its title; ends in a newline.
+
+    ``HOW`` stands over the replies with each fact and without.
+    """
     names = f"{report.with_rag} / {report.without}"
     parts = [f"# {TITLE.in_(language)}: {names}\n\n`{report.weights}`\n"]
     parts.append("".join(f"- {text.in_(language)}\n" for text in told(report)))
     for table in tables_of(report, curves):
-        parts.append(f"## {table.title.in_(language)}\n\n{markdown(table, language)}")
+        note = f"{HOW.in_(language)}\n\n" if table.title == BOTH else ""
+        parts.append(f"## {table.title.in_(language)}\n\n{note}{markdown(table, language)}")
     return "\n".join(parts)
 
 
 def tables_of(report: RagReport, curves: Sequence[Curve]) -> list[Table]:
-    """Retrieval, use, facts, the sweep, and facts that were shown in vain; what is empty is left
-    out."""
+    """Retrieval, use, the sweep, facts, replies with each fact and without, facts that were shown
+    in vain; what is empty is left out."""
     found = [use_table(report)]
     if report.retrieval:
         found.insert(0, retrieval_table(report.retrieval))
     if curves:
         found.append(sweep_table(curves))
     if report.facts:
-        found.append(fact_table(report))
+        found += [fact_table(report), both_table(report)]
     if vain := [one for one in report.answers if one.found and one.held is False]:
         found.append(_vain_table(vain[:EXAMPLES]))
     return found
@@ -84,6 +98,35 @@ def fact_table(report: RagReport) -> Table:
     )
 
 
+def both_table(report: RagReport) -> Table:
+    """A line for each question of each fact: the reply with the fact in the prompt, and without.
+
+    The fact is in the prompt where ``Shown`` says so.
+    """
+    rows: list[tuple[Cell, ...]] = [
+        (
+            row.fact,
+            one.query.text,
+            (YES if row.fact in one.shown else NO),
+            first_lines(one.reply),
+            first_lines(one.reply_without),
+        )
+        for row in report.facts
+        for one in answers_to(report, row.fact)
+    ]
+    return Table(
+        BOTH,
+        (
+            Column(Text("Fact", "事実")),
+            Column(Text("Question", "質問")),
+            Column(Text("Shown", "提示")),
+            Column(Text("With RAG", "RAG あり")),
+            Column(Text("Without", "RAG なし")),
+        ),
+        tuple(rows),
+    )
+
+
 def told(report: RagReport) -> list[Text]:
     """What the figures say in words; the weak link is named."""
     said = [_gain(report.gain)]
@@ -107,9 +150,10 @@ def told(report: RagReport) -> list[Text]:
         )
     said += _weak_link(report)
     if report.unseen:
+        left = "1 reply is" if report.unseen == 1 else f"{report.unseen} replies are"
         said.append(
             Text(
-                f"{report.unseen} replies are left out: their question says the fact itself.",
+                f"{left} left out: the question says the fact itself.",
                 f"{report.unseen} 件は質問に事実がすでに含まれているため、除外しました。",
             )
         )

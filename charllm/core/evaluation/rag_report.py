@@ -81,6 +81,16 @@ class RagReport:
     answers: tuple[BothReplies, ...]
 
 
+def pairs_of(variants: Sequence[Variant]) -> list[tuple[Variant, Variant]]:
+    """Every variant with RAG whose weights are there without as well, each with that one."""
+    found = []
+    for one in variants:
+        plain = (v for v in variants if not v.rag and _weights(v) == _weights(one))
+        if one.rag and (twin := next(plain, None)):
+            found.append((one, twin))
+    return found
+
+
 def pair_of(variants: Sequence[Variant], name: str) -> tuple[Variant, Variant]:
     """The variant with RAG and the same weights without; ``name`` is either of them.
 
@@ -134,6 +144,18 @@ def rag_report(
     known = {query: hits for query, hits in facts.items() if query in done}
     weights = next(one.weights for one in found.values() if one.variant == rag)
     return _summed(rag, plain, weights, answers, retrieval_report(queries, known, seed), seed)
+
+
+def answers_to(report: RagReport, fact: str) -> list[BothReplies]:
+    """The questions whose gold fact it is, those whose prompt showed it first.
+
+    ``fact`` "": the questions that no fact answers, those that were shown one first.
+    """
+    if not fact:
+        free = [one for one in report.answers if not one.query.gold]
+        return sorted(free, key=lambda one: (not one.shown, not one.misled))
+    asked = [one for one in report.answers if fact in one.query.gold]
+    return sorted(asked, key=lambda one: fact not in one.shown)
 
 
 def _summed(

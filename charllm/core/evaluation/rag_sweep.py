@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from charllm.core import calibration
 from charllm.core.calibration import CHOSEN_ON, Figures, Point, Ranked
 from charllm.core.embedding import EmbedderConfig, get_embedder
+from charllm.core.evaluation.evaluate_config import EvaluateConfig
 from charllm.core.evaluation.tables import Cell, Column, Table
-from charllm.core.retrieval import open_index
+from charllm.core.retrieval import open_index, threshold_for
 from charllm.data.config import Paths
 from charllm.data.errors import Text, UserError
 from charllm.data.profile import Profile
@@ -27,6 +28,14 @@ KS = (1, 2, 3, 5)
 
 Answer = Sequence[tuple[str, float]]
 """All facts with their similarities to one question, best first."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """At most ``k`` facts in a prompt, each of at least the similarity ``threshold``."""
+
+    threshold: float
+    k: int
 
 
 @dataclass(frozen=True)
@@ -43,6 +52,23 @@ class Curve:
     shown: tuple[float, ...]
     best: Point
     report: Figures | None
+
+    def near(self, threshold: float) -> tuple[Point, float]:
+        """The point nearest to a threshold, and the facts in a prompt there.
+
+        It is off by half of ``calibration.STEP`` at most, or lies at the curve's end, beyond which
+        neither rate changes.
+        """
+        at = min(range(len(self.points)), key=lambda i: abs(self.points[i].threshold - threshold))
+        return self.points[at], self.shown[at]
+
+
+def setting_now(paths: Paths, config: EvaluateConfig) -> Setting:
+    """What an evaluation like this one would use today: its own threshold, else the profile's."""
+    limit = config.threshold
+    if limit is None:
+        limit = threshold_for(paths, config.profile, get_embedder(config.embedder))
+    return Setting(limit, config.top_k)
 
 
 def sweep(
@@ -108,6 +134,26 @@ def sweep_table(curves: Sequence[Curve]) -> Table:
             Column(Text("Facts in a prompt", "プロンプトの事実数")),
             Column(Text("Right, report split", "正しい提示（報告用）"), "share"),
             Column(Text("False, report split", "誤った提示（報告用）"), "share"),
+        ),
+        tuple(rows),
+    )
+
+
+def curve_table(curves: Sequence[Curve]) -> Table:
+    """Every point of every curve, a line each, to be saved as CSV."""
+    rows: list[tuple[Cell, ...]] = [
+        (curve.k, point.threshold, point.hit_rate, point.false_rate, shown)
+        for curve in curves
+        for point, shown in zip(curve.points, curve.shown, strict=True)
+    ]
+    return Table(
+        Text("Threshold and number of facts", "しきい値と事実の数"),
+        (
+            Column(Text("Facts at most", "事実の最大数")),
+            Column(Text("Threshold", "しきい値")),
+            Column(Text("Right fact shown", "正しい事実を提示"), "share"),
+            Column(Text("False retrievals", "誤った提示"), "share"),
+            Column(Text("Facts in a prompt", "プロンプトの事実数")),
         ),
         tuple(rows),
     )
