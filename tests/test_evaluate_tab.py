@@ -26,6 +26,9 @@ from evaluation_home import (
 from small_models import byte_tokenizer, save_model
 
 from charllm.core.evaluation.report import REPORT
+from charllm.data.config import Paths
+from charllm.data.files import write_json_lines
+from charllm.data.queries import load_queries
 from charllm.services.evaluate_forms import evaluate_runs, yaml_of
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(400)]
@@ -50,6 +53,16 @@ def small_model(board: Dashboard) -> str:
     return str(folder)
 
 
+def with_and_without_facts(paths: Paths) -> None:
+    """An evaluation of the base with RAG and without; thresholds can be chosen on other splits."""
+    every = load_queries(paths.queries / "ayane.jsonl")
+    splits = [[q for q in every if q.split == split] for split in ("search", "report")]
+    rows = [query.model_dump(mode="json") for part in splits for query in part[:QUERIES]]
+    write_json_lines(paths.queries / "splits.jsonl", rows)
+    config = config_with(name="facts", queries="splits", variants=["base", "rag"], judges=[])
+    ended(asked_run(paths, config, lambda v, n: f"{EVIL}はい。"))
+
+
 def test_an_evaluation_is_started_read_scored_by_hand_and_rated(
     board: Dashboard, visitor: Visitor, tmp_path: Path
 ) -> None:
@@ -63,6 +76,13 @@ def test_an_evaluation_is_started_read_scored_by_hand_and_rated(
     wait_text(page, "#queries-shown", "返答のある評価がまだありません")
     page.click("#evaluate-tab-pairs-button")
     wait_text(page, "#pairs-shown", "まだ判定がありません")
+    page.click("#evaluate-tab-interviews-button")
+    wait_text(page, "#interviews-status", "質問セットがまだありません")
+    wait_text(page, "#interviews-table", "まだインタビューをしていません")
+    page.click("#interviews-make")
+    wait_text(page, "#interviews-status", "開始できます")
+    page.click("#evaluate-tab-rag-button")
+    wait_text(page, "#rag-shown", "まだ評価がありません")
     page.click("#evaluate-tab-setup-button")
 
     # Set up: one click fills the matrix, a file fills the form.
@@ -94,6 +114,7 @@ def test_an_evaluation_is_started_read_scored_by_hand_and_rated(
     ended(reported(run))
     half = asked_run(paths, config_with(name="half"), lambda v, n: "はい。")
     ended(half, "crashed")
+    with_and_without_facts(paths)
     go_to(page, "モデル")
     go_to(page, "評価")
     choose(page, "#evaluate-chosen", "made")
@@ -132,6 +153,24 @@ def test_an_evaluation_is_started_read_scored_by_hand_and_rated(
         page.click("#pairs-file")
     chooser.value.set_files(bad)
     wait_text(page, "#pairs-shown", "勝者「z」は")
+
+    # What RAG does: which columns to tick where none are there, else figures, replies and curves.
+    page.click("#evaluate-tab-rag-button")
+    wait_text(page, "#rag-shown", "「ベース」と「ベース + RAG」")
+    page.click("#evaluate-tab-runs-button")
+    choose(page, "#evaluate-chosen", "facts")
+    page.click("#evaluate-tab-rag-button")
+    page.wait_for_selector("#rag-shown [data-rag=rag]")
+    page.click("#rag-facts .factname >> nth=1")
+    page.wait_for_selector("#rag-facts tr:nth-child(2) .factname.on")
+    wait_text(page, "#rag-answers", page.inner_text("#rag-facts .factname.on"))
+    assert page.locator("#rag-answers article:first-child section").count() == 2
+    page.click("#rag-sweep")
+    page.wait_for_selector("#rag-plot .main-svg")
+    with page.expect_download() as saved:
+        page.click("#rag-csv")
+    lines = list(csv.reader(Path(saved.value.path()).read_text(encoding="utf-8").splitlines()))
+    assert {line[0] for line in lines[1:]} == {"1", "2", "3", "5"}
 
     page.click("#evaluate-tab-runs-button")
     choose(page, "#evaluate-chosen", "half")

@@ -171,7 +171,7 @@ class Fields:
             "judges": heard,
             "splits": list(splits or []),
             "preset": generation.model_dump(mode="json", exclude_defaults=True),
-            "budget": {**base.get("budget", {}), "money": money},
+            "budget": {**base.get("budget", {}), "money": money or None},
         }
         whole = packed(start, {**base, **beside})
         made = self.main.read(whole, fields)

@@ -52,7 +52,7 @@ def act_on(page: Page, run: Run, what: str, money: float | None) -> None:
     if what != "resume":
         jobs.stop(page.paths, run, "save" if what == "stop" else "cancel")
         return
-    if money is not None:
+    if money:  # an empty field may arrive as 0
         raise_budget(run, Budget(money=money))
     jobs.resume(page.paths, run)
     jobs.tick(page.paths)
@@ -221,7 +221,7 @@ def build(page: Page, setup: Setup, tabs: gr.Tabs) -> tuple[Panel, gr.Textbox]:
     )
     ticker.tick(follow, seen, followed, **SHARED)
     chosen.input(None, chosen, current, js="(run) => run || ''").then(
-        follow, seen, followed, **SHARED
+        follow, seen, followed, trigger_mode="always_last", **SHARED
     )
     for name in ("stop", "cancel", "resume"):
         inputs = [*seen, buttons["money"]]

@@ -131,7 +131,7 @@ def again(page: Page, current: gr.Textbox, how: How) -> gr.HTML:
             return gr.skip()
         try:
             config = read_judges([written])[0]
-            start_rejudge(page.paths, run, config, how, insist=bool(insist_), money=money_)
+            start_rejudge(page.paths, run, config, how, insist=bool(insist_), money=money_ or None)
             jobs.tick(page.paths)
             gr.Info(say(STARTED, request))
         except UserError as error:

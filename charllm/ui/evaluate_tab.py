@@ -10,7 +10,14 @@ from typing import Any
 
 import gradio as gr
 
-from charllm.ui import evaluate_form, evaluate_live, evaluate_pairs, evaluate_queries
+from charllm.ui import (
+    evaluate_form,
+    evaluate_interviews,
+    evaluate_live,
+    evaluate_pairs,
+    evaluate_queries,
+    evaluate_rag,
+)
 from charllm.ui.judge_html import SHARED, Panel
 from charllm.ui.page import Page
 from charllm.ui.words import t
@@ -27,6 +34,10 @@ def build(page: Page) -> None:
             opened_by(tab, evaluate_queries.build(replace(page, tab=tab), current))
         with _tab("pairs", t("Pairs", "勝敗")) as tab:
             opened_by(tab, evaluate_pairs.build(replace(page, tab=tab), current))
+        with _tab("rag", t("RAG", "RAG")) as tab:
+            opened_by(tab, evaluate_rag.build(replace(page, tab=tab), current))
+        with _tab("interviews", t("Interviews", "インタビュー")) as tab:
+            evaluate_interviews.build(replace(page, tab=tab))
     panel = setup.panel
     opened = page.tab.select(
         panel.refresh, panel.inputs, panel.outputs, js=evaluate_form.RECALL, **SHARED

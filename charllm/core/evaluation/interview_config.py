@@ -151,6 +151,7 @@ class InterviewConfig(Config):
         "The result says so for ever.",
         "その旨が結果に残ります。",
         group="judging",
+        simple=True,
     )
 
     @property

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from charllm.core.evaluation.five import CRITERIA, Key, asked_about
 from charllm.core.evaluation.interview_config import InterviewConfig
@@ -19,8 +19,9 @@ from charllm.core.filtering import Budget, Spend
 from charllm.core.judging.judges import JudgeConfig, open_judge
 from charllm.core.judging.records import Judge
 from charllm.data.config import Paths
+from charllm.data.errors import Text, UserError
 from charllm.data.files import read_json
-from charllm.data.progress import Reporter
+from charllm.data.progress import Reporter, StopRequest
 
 if TYPE_CHECKING:
     from charllm.core.judging.quality_marks import Mark
@@ -37,11 +38,13 @@ def marks_of(
     *,
     insist: bool,
 ) -> dict[Key, Mark]:
-    """How the judge does by each criterion's rubric; ``UserError`` where it may not decide."""
+    """How the judge does by each criterion's rubric; ``UserError`` where it may not decide or reads
+    no rubric."""
     from charllm.core.judging.quality_marks import require
 
     if judge is None:
         return {}
+    reads_rubrics(judge)
     profile, marks = plan.planned.profile, {}
     for key in criteria:
         with closing(open_judge(paths, profile, by_rubric(judge, key))) as opened:
@@ -62,14 +65,52 @@ def judge_talks(
     if judge is None:
         return True
     exchanges = read_exchanges(folder, plan)
-    for key, mark in marks.items():
+    asked = {key: [one.item() for one in asked_about(key, exchanges)] for key in marks}
+    whole = _Whole(reporter, sum(len(items) for items in asked.values()))
+    for key, items in asked.items():
         config = by_rubric(judge, key)
-        items = [one.item() for one in asked_about(key, exchanges)]
         with closing(open_judge(paths, plan.planned.profile, config)) as opened:
             left = _left(budget, _spent(folder, opened))
-            if not judge_replies(folder, opened, config, mark, items, reporter, left):
+            whole.label = CRITERIA[key].label
+            if not judge_replies(folder, opened, config, marks[key], items, whole, left):
                 return False
+        whole.before += len(items)
     return True
+
+
+class _Whole:
+    """Tells a criterion's progress as part of all criteria's; everything else goes through."""
+
+    def __init__(self, reporter: Reporter, total: int) -> None:
+        self.reporter, self.total, self.before = reporter, total, 0
+        self.label = Text("", "")
+
+    def progress(self, done: float, total: float, message: Text) -> None:
+        named = Text(
+            f"{self.label.en}: {message.en}",
+            f"{self.label.ja}：{message.ja}",
+        )
+        self.reporter.progress(self.before + done, self.total, named)
+
+    def event(self, kind: str, **data: Any) -> None:
+        self.reporter.event(kind, **data)
+
+    def log(self, line: str) -> None:
+        self.reporter.log(line)
+
+    def stop_requested(self) -> StopRequest:
+        return self.reporter.stop_requested()
+
+
+def reads_rubrics(judge: JudgeConfig) -> None:
+    """``UserError`` for the embedded judge, which knows no criterion but its own."""
+    if judge.kind == "embedded":
+        raise UserError(
+            "The embedded judge reads no rubric, and its style measure is in the report already. "
+            "Name a model that reads: --model NAME (an endpoint's) or --local --model NAME.",
+            "内蔵ジャッジはルーブリックを読まず、口調の指標はすでに結果に入っています。文章を読む"
+            "モデルを --model NAME（エンドポイント）か --local --model NAME で指定してください。",
+        )
 
 
 def by_rubric(judge: JudgeConfig, key: Key) -> JudgeConfig:

@@ -6,6 +6,7 @@ any other. ``report.json`` has every figure, ``tables/`` the same for a paper, i
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -88,16 +89,14 @@ class Interviews:
         return asked and not any(self.waiting.values())
 
 
-def read_report(folder: Path) -> Interviews:
-    """``UserError`` where the run has not begun to ask."""
+def read_report(folder: Path, measured: Sequence[Measured] | None = None) -> Interviews:
+    """``UserError`` where the run has not begun to ask. ``measured``: the measures, where those
+    that the folder keeps are not of all its replies."""
     plan = read_interviews(folder)
     exchanges, judged = read_exchanges(folder, plan), read_judged(folder)
-    known = {one.id for one in exchanges}
-    measured = [
-        Measured(row["id"], row["values"], tuple(row["gate"]))
-        for row in read_lines(folder / MEASURES_FILE)
-        if row["id"] in known
-    ]
+    if measured is None:
+        known = {one.id for one in exchanges}
+        measured = [one for one in read_measures(folder) if one.id in known]
     columns = [*judged_columns(exchanges, judged), *measured_columns(exchanges, measured)]
     seed = plan.config.seed
     return Interviews(
@@ -110,6 +109,14 @@ def read_report(folder: Path) -> Interviews:
         drifts=tuple(drifts(columns, exchanges, seed)),
         correlation=_correlation(columns),
     )
+
+
+def read_measures(folder: Path) -> list[Measured]:
+    """What the last report has measured; [] before the first."""
+    return [
+        Measured(row["id"], row["values"], tuple(row["gate"]))
+        for row in read_lines(folder / MEASURES_FILE)
+    ]
 
 
 def as_json(found: Interviews) -> dict[str, Any]:
@@ -193,8 +200,23 @@ def _incomplete(found: Interviews) -> list[Text]:
 
 
 def _marks(found: Interviews) -> list[Text]:
-    marks = [one.mark["text"] for one in found.judged if not one.mark.get("passed")]
-    return [Text(one["en"], one["ja"]) for one in marks]
+    """Judges that have not passed their check; one that was never checked in one line."""
+    open_ = [one for one in found.judged if not one.mark.get("passed")]
+    never: dict[str, list[str]] = {}
+    for one in open_:
+        if not one.mark.get("date"):
+            never.setdefault(one.ruler.judge, []).append(one.ruler.rubric)
+    said = [
+        Text(
+            f"{judge} was never checked by these rubrics and was insisted on: "
+            f"{', '.join(rubrics)}.",
+            f"{judge} は次のルーブリックで検査されていませんが、承知のうえで使われました："
+            f"{'、'.join(rubrics)}。",
+        )
+        for judge, rubrics in never.items()
+    ]
+    marks = [one.mark["text"] for one in open_ if one.mark.get("date")]
+    return said + [Text(one["en"], one["ja"]) for one in marks]
 
 
 def _missing(found: Interviews) -> list[Text]:

@@ -53,6 +53,14 @@ def tables_of(found: Interviews, language: Language) -> dict[str, Table]:
     return tables
 
 
+def by_turn(found: Interviews, language: Language) -> str:
+    """What has to be said first, then means by turn and slopes, as Markdown."""
+    drifted = [drift_table(found.drifts, language), slope_table(found.drifts, language)]
+    parts = [f"> {text.in_(language)}\n" for text in told(found)]
+    parts += [f"## {one.title.in_(language)}\n\n{markdown(one, language)}" for one in drifted]
+    return "\n".join(parts)
+
+
 def five_table(part: Part, figures: Sequence[Figure], language: Language) -> Table:
     """A line a criterion and variant: mean, its scale, what it rests on."""
     rows: list[tuple[Cell, ...]] = []

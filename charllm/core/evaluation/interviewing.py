@@ -28,7 +28,7 @@ from charllm.core.evaluation.interview_exchanges import (
     read_interviews,
 )
 from charllm.core.evaluation.interview_judging import budget_of, judge_talks, marks_of
-from charllm.core.evaluation.interview_report import MEASURES_FILE, read_report
+from charllm.core.evaluation.interview_report import MEASURES_FILE, as_json, read_report
 from charllm.core.evaluation.interview_tables import write_report
 from charllm.core.evaluation.interview_talking import Talking
 from charllm.core.evaluation.interviewers import EndpointInterviewer, Interviewer, LocalInterviewer
@@ -82,6 +82,13 @@ def judge_interviews(
     with _reporting(folder, paths, plan):
         judge_talks(plan, paths, folder, reporter, judge, marks, budget or Budget())
     return _reported(folder, paths, plan)
+
+
+def partial(folder: Path, paths: Paths) -> dict[str, Any]:
+    """The figures of what a run has so far, whatever state it is in; nothing is written."""
+    plan = read_interviews(folder)
+    measured = measure(paths, plan.planned.profile, read_exchanges(folder, plan))
+    return as_json(read_report(folder, measured))
 
 
 # --- the talks ----------------------------------------------------------------------------------

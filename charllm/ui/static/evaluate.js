@@ -3,6 +3,7 @@
 //   intervals: rows [{ label, value, low, high }], scale [low, high] or null (then 0, or `line`, is a line)
 //   scatter:   rows [{ label, x, y }], x and y are the axes' titles
 //   radar:     axes [name], series [{ label, values }], scale
+//   turns:     series [{ label, points: [{ turn, value, low, high, n }] }], scale, x is the axis' title
 (() => {
   "use strict";
   const WORDS = {
@@ -58,6 +59,21 @@
         hovertemplate: "%{text}<br>%{x}, %{y:.2f}<extra></extra>",
       }];
     }
+    if (figure.kind === "turns") {
+      const middle = (figure.series.length - 1) / 2;
+      return figure.series.map((one, place) => ({
+        type: "scatter", mode: "lines+markers", name: plain(one.label),
+        x: one.points.map((at) => at.turn + 0.07 * (place - middle)), y: one.points.map((at) => at.value), // apart, so that no interval hides another
+        line: { color: color(place), width: 2, dash: DASHES[place % DASHES.length] }, marker: { size: 7, color: color(place) },
+        error_y: {
+          type: "data", symmetric: false, thickness: 1.4, width: 4, color: color(place),
+          array: one.points.map((at) => (at.high === null ? 0 : at.high - at.value)),
+          arrayminus: one.points.map((at) => (at.low === null ? 0 : at.value - at.low)),
+        },
+        customdata: one.points.map((at) => `${at.value.toFixed(2)}${at.low === null ? "" : ` [${at.low.toFixed(2)}, ${at.high.toFixed(2)}]`}, n = ${at.n}`),
+        hovertemplate: "%{customdata}<extra>%{fullData.name}</extra>",
+      }));
+    }
     return figure.series.map((one, place) => ({
       type: "scatterpolar", name: plain(one.label), mode: "lines+markers", marker: { size: 5, color: color(place) },
       r: [...one.values, one.values[0]], theta: [...figure.axes, figure.axes[0]].map(plain),
@@ -69,7 +85,7 @@
     const axis = { gridcolor: grid, linecolor: grid, zeroline: true, zerolinecolor: css("--body-text-color-subdued"), zerolinewidth: 1, automargin: true, tickfont: { size: 12 } };
     const layout = {
       title: { text: plain(figure.title), font: { size: 13 }, x: 0.01, xref: "container", xanchor: "left", y: 0.98, yanchor: "top" },
-      margin: { l: 10, r: 16, t: 36, b: 36 }, showlegend: figure.kind === "radar",
+      margin: { l: 10, r: 16, t: 36, b: 36 }, showlegend: Boolean(figure.series),
       paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
       font: { color: css("--body-text-color"), family: css("--font") || "sans-serif", size: 12 },
       hoverlabel: { bgcolor: css("--block-background-fill"), font: { color: css("--body-text-color"), size: 12 } },
@@ -87,6 +103,14 @@
       layout.xaxis = { ...axis, title: { text: plain(figure.x), font: { size: 12 } } };
       layout.yaxis = { ...axis, title: { text: plain(figure.y), font: { size: 12 } } };
       layout.margin = { l: 56, r: 16, t: 36, b: 52 };
+    } else if (figure.kind === "turns") {
+      const room = 0.04 * (figure.scale[1] - figure.scale[0]);
+      const turns = figure.series.flatMap((one) => one.points.map((at) => at.turn));
+      layout.xaxis = { ...axis, zeroline: false, dtick: 1, range: [Math.min(...turns) - 0.4, Math.max(...turns) + 0.4], title: { text: plain(figure.x), font: { size: 12 } } };
+      if (new Set(turns).size > 20) delete layout.xaxis.dtick;
+      layout.yaxis = { ...axis, zeroline: false, range: [figure.scale[0] - room, figure.scale[1] + room] };
+      layout.margin = { l: 44, r: 16, t: 36, b: 84 };
+      layout.legend.y = -0.24;
     } else {
       layout.polar = { bgcolor: "rgba(0,0,0,0)", radialaxis: { range: figure.scale, gridcolor: grid, linecolor: grid }, angularaxis: { gridcolor: grid, linecolor: grid } };
       layout.margin = { l: 60, r: 60, t: 44, b: 60 };
