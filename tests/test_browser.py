@@ -382,6 +382,30 @@ def test_facts_are_saved_undone_and_never_overwritten(visitor: Visitor, board: D
     assert stored() == before
 
 
+def test_presses_in_a_hurry_all_count(visitor: Visitor, board: Dashboard) -> None:
+    """The second edit, and the second step back, come while the first is on its way."""
+
+    def stored() -> tuple[str, str]:
+        files = ("profile.yaml", "facts.txt")
+        return board.read("profiles", "ayane", files[0]), board.read("profiles", "ayane", files[1])
+
+    before = stored()
+    page = open_character(visitor)
+    page.fill(NAME, "急ぐ人")
+    page.locator(NAME).blur()
+    assert until(lambda: stored()[0] != before[0])
+    edit(page, "一つ目。")
+    edit(page, "二つ目。")
+    assert until(lambda: stored()[1].startswith("二つ目。\n"))
+    page.wait_for_selector(SAVED)
+    page.evaluate(
+        "() => { const undo = document.querySelector('#undo'); undo.click(); "
+        "setTimeout(() => undo.click(), 60); }"
+    )
+    assert until(lambda: stored() == before)
+    wait_value(page, FACT, before[1].splitlines()[0])
+
+
 def test_a_page_never_conflicts_with_itself(visitor: Visitor, board: Dashboard) -> None:
     """A row and a field that are saved at the same moment are both kept."""
     page = open_character(visitor)

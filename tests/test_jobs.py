@@ -18,6 +18,7 @@ from charllm.data.config import ROOT, Paths
 from charllm.data.errors import Text, UserError
 from charllm.services import jobs, lease
 from charllm.services.runs import Event, Run, Status, find_process
+from charllm.ui.runs_tab import state_text
 
 SECONDS = 30.0
 
@@ -108,11 +109,13 @@ def test_stop_and_save_then_resume(paths: Paths) -> None:
     jobs.stop(paths, run, "save")
     status = end(paths, run)
     assert (status.state, status.stopped) == ("done", "save") and status.resumable
+    assert state_text(status) == Text("stopped, kept", "停止（保存済み）")
     result = run.result()
     assert result is not None and result["steps"] < 30
     jobs.resume(paths, run)
     assert run.result() is None, "an unfinished run shows no old result"
-    assert end(paths, run).stopped == ""
+    status = end(paths, run)
+    assert status.stopped == "" and state_text(status).en == "done"
     assert counted(run) == 30
 
 
@@ -145,7 +148,9 @@ def test_cancel_drops_and_a_deaf_stage_is_killed(
     deaf = jobs.submit(paths, "toy", "deaf", ToyConfig(steps=400, pause=0.05, deaf=True))
     wait(paths, lambda: counted(polite) and counted(deaf), "both count")
     jobs.stop(paths, polite, "cancel")
-    assert end(paths, polite).state == "cancelled" and polite.result() is None
+    status = end(paths, polite)
+    assert (status.state, state_text(status).en) == ("cancelled", "cancelled")
+    assert polite.result() is None
     jobs.stop(paths, deaf, "save")
     monkeypatch.setattr(jobs, "CANCEL_SECONDS", 0.0)
     jobs.tick(paths)

@@ -66,11 +66,16 @@ def test_everything_that_may_be_a_parent_is_offered_as_a_recipe_writes_it(home: 
 def test_a_character_starts_from_the_demo_or_from_its_adapters_on_one_base(home: Paths) -> None:
     assert forms.starts(home, "ayane") == [forms.DEMO, forms.OWN]
     demo = forms.start_values(home, forms.DEMO, "ayane")
-    assert EvolveConfig.from_data(demo, "demo").search.max_candidates == 24
+    config = EvolveConfig.from_data(demo, "demo")
+    assert (config.method, config.search.parametrisation) == ("task_arithmetic", "free")
     assert forms.starts(home, "magnus") == [forms.OWN]
     own = forms.own_values(home, "magnus")
     assert own["profile"] == "magnus" and own["name"] == "magnus-evolved-1"
     assert own["parents"] == ["workspace/models/gemma-3-270m+checkpoints/magnus"]
+    config = EvolveConfig.from_data({**own, "parents": ["one", "two"]}, "own")
+    assert (config.method, config.base) == ("task_arithmetic", "workspace/models/gemma-3-270m")
+    assert (config.search.parametrisation, config.group_size) == ("free", 1)
+    assert "method" not in forms.own_values(home, "nobody")
     with pytest.raises(UserError, match="No evolution yet"):
         forms.start_values(home, forms.LAST, "ayane")
 

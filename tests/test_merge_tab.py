@@ -111,6 +111,31 @@ def started_and_paused(page: Any, home: Dashboard) -> Run:
     return run
 
 
+def hurry(page: Any, script: str, values: list[Any]) -> None:
+    """Call the script with each value, the next one while the one before is on its way."""
+    page.evaluate(
+        f"(values) => values.forEach((value, at) => setTimeout(() => ({script})(value), 80 * at))",
+        values,
+    )
+
+
+def mixed_in_a_hurry(page: Any) -> None:
+    """The newest move is what counts; none of the earlier ones comes back."""
+    share = "const [a, b] = JSON.parse(window.charllmKept('mixer')).weights['layers 0-0'];"
+    is_kept = f"(share) => {{ {share} return Math.abs(a / (a + b) - share) < 0.001; }}"
+    move = (
+        '(value) => { const slider = document.querySelector("#mixer-board '
+        "[data-group='layers 0-0'] input\"); slider.value = value; "
+        "slider.dispatchEvent(new Event('input')); slider.dispatchEvent(new Event('change')); }"
+    )
+    hurry(page, move, [0.2, 0.3, 0.5])
+    page.wait_for_function(is_kept, arg=0.5 / 0.6)
+    wait_text(page, "#mixer-board", "83 %")
+    hurry(page, "() => document.querySelector('[data-mix=undo]').click()", [0, 1, 2])
+    page.wait_for_function(is_kept, arg=0.9)
+    wait_text(page, "#mixer-board", "90 %")
+
+
 def mixed_by_hand(page: Any, home: Dashboard) -> None:
     """Sliders as the browser has kept them; they are moved, undone, asked and saved."""
     page.click("#merge-tab-mixer-button")
@@ -119,6 +144,7 @@ def mixed_by_hand(page: Any, home: Dashboard) -> None:
     wait_text(page, "#mixer-board", "80 %")
     page.click("[data-mix=undo]")
     wait_text(page, "#mixer-board", "90 %")
+    mixed_in_a_hurry(page)
     page.fill("#mixer-question textarea", "お名前は？")
     page.click("#mixer-go")
     for side in ("mix", "uniform"):
@@ -160,6 +186,10 @@ def the_report_is_read(page: Any, run: Run) -> None:
     assert page.locator("#merge-curves .curve:visible").count() == 2
     page.click("#merge-candidates tr:has([data-candidate='uniform']) [data-do=candidate]")
     page.wait_for_selector("#merge-candidate [data-shown='uniform'] .said")
+    names = [one.id for one in Journal(run.folder / "search").candidates()][:4]
+    press = "(id) => document.querySelector(`#merge-candidates button[data-id='${id}']`).click()"
+    hurry(page, press, names)
+    page.wait_for_selector(f"#merge-candidate [data-shown='{names[-1]}'] .said")
     with page.expect_download() as saved:
         page.click("#merge-report summary:has-text('Recipe')")
         page.click("#merge-report [data-save='#merge-recipe-yaml']")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from browser import until
 from merge_home import evolve_config, small_home
 from search_world import World, lines, search
+from toy_stage import ToyConfig
 
 from charllm.core.merging.coefficients import layer_groups
 from charllm.core.merging.evaluating import request_pause
@@ -20,6 +22,7 @@ from charllm.core.merging.genome import Space
 from charllm.core.merging.injecting import WAITING, inject
 from charllm.core.merging.journal import JOURNAL, Journal, State
 from charllm.core.merging.resuming import fork
+from charllm.core.merging.search_config import SearchConfig
 from charllm.core.merging.search_report import explain
 from charllm.core.merging.strategies import Cma
 from charllm.core.replying import Resident
@@ -29,15 +32,15 @@ from charllm.data.errors import UserError
 from charllm.data.files import write_json
 from charllm.data.progress import Paused
 from charllm.data.settings import settings_of
-from charllm.services import jobs, lease
+from charllm.services import cli, jobs, lease
 from charllm.services.chat import ChatService
 from charllm.services.merge_fork import fork_run, forkable
-from charllm.services.merge_view import SEARCH, columns_beside
+from charllm.services.merge_view import SEARCH, columns_beside, config_of
 from charllm.services.mixer import open_board, publish, regrouped, save_recipe, send, takers
 from charllm.services.mixer_asked import Asked
 from charllm.services.mixer_live import MixerDesk
 from charllm.services.mixer_rows import load_parents, row_of
-from charllm.services.runs import Run
+from charllm.services.runs import Run, create_run, find_run
 from charllm.ui.form_values import read
 
 # --- into a search's next generation ------------------------------------------------------------
@@ -401,7 +404,54 @@ def test_a_run_that_has_not_begun_is_not_forked(home: Paths) -> None:
         fork_run(home, run, 0, 1, 8)
 
 
+def test_the_command_line_forks_too(
+    home: Paths, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CHARLLM_ROOT", str(home.root))
+    monkeypatch.setenv("CHARLLM_HOME", str(home.workspace))
+    run, _ = begun(home, 24)
+    busy = create_run(home, "toy", "busy", ToyConfig(), accelerator=True)  # so that nothing starts
+    alive = {"state": "running", "pid": os.getpid()}
+    busy.write_status(busy.stored_status().model_copy(update=alive))
+
+    def fork_(*arguments: str, language: str = "en") -> Any:
+        monkeypatch.setenv("CHARLLM_LANG", language)
+        status = cli.main(["fork", *arguments, "--detach", "--json"])
+        out, err = capsys.readouterr()
+        return json.loads(out) if status == 0 else (status, err)
+
+    made = fork_(
+        run.id, "--generation", "1", "--set", "search.max_calls=900", "--set", "name=again"
+    )
+    assert (made["forked"], made["generation"], made["opened"]) == (run.id, 1, 0)
+    config = config_of(find_run(home, made["run"]))
+    assert (config.name, config.search.seed, config.search.max_calls) == ("again", 1, 900)
+    assert config.search.max_candidates == 32 and config.parents == config_of(run).parents
+    kept = Journal(home.runs / made["run"] / SEARCH).candidates()
+    assert {one.generation for one in kept} == {0, 1}
+    for arguments, words in (
+        (("nothing", "--generation", "1"), "There is no run 'nothing'"),
+        ((busy.id, "--generation", "1"), "is no evolution"),
+        ((run.id, "--generation", "3"), "0 to 2"),
+        ((run.id, "--generation", "-1"), "0 to 2"),
+        ((run.id, "--generation", "2", "--set", "search.max_candidates=16"), "at least 24"),
+        ((run.id, "--generation", "1", "--set", "search.objective=loss"), "search.max_hours"),
+        ((run.id, "--generation", "1", "--set", "search.seed"), "NAME=VALUE"),
+        ((run.id, "--generation", "1", "--set", "search.seed=-1"), "search.seed"),
+    ):
+        status, told = fork_(*arguments)
+        assert status == 2 and words in told, told
+    assert "ではありません" in fork_(busy.id, "--generation", "1", language="ja")[1]
+    assert len(jobs.list_runs(home)) == 3 and not list(home.runs.glob(".fork-*"))
+
+
 # --- words --------------------------------------------------------------------------------------
+
+
+def test_a_race_for_more_than_all_queries_is_told_in_both_languages() -> None:
+    fields = {one.name: one.default for one in settings_of(SearchConfig)}
+    found = read(SearchConfig, {**fields, "race_first": 0.8, "race_more": 0.4}, {})
+    assert "must not exceed 1" in found.errors[""].en and "1 以下" in found.errors[""].ja
 
 
 def test_a_loss_without_lines_is_told_in_both_languages() -> None:

@@ -22,7 +22,8 @@ from charllm.core.catalog import find_model
 from charllm.core.generation import PRESETS
 from charllm.core.merging.blend import merge_with_mergekit
 from charllm.core.merging.evolve_config import EvolveConfig
-from charllm.core.merging.evolving import query_file, quote_evolve, run_evolve
+from charllm.core.merging.evolve_questions import query_file
+from charllm.core.merging.evolving import quote_evolve, run_evolve
 from charllm.core.merging.journal import JOURNAL
 from charllm.core.merging.parents import plan_merge
 from charllm.core.merging.recipe import MergeRecipe

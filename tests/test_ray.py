@@ -245,15 +245,16 @@ def test_a_candidate_that_kills_its_workers_fails_alone(home: Paths) -> None:
     from charllm.core.judging.judges import JudgeConfig, open_judge
     from charllm.core.judging.score import style_scorer
     from charllm.core.merging.coefficients import Coefficients
-    from charllm.core.merging.evolving import _stage, plan_for
+    from charllm.core.merging.evolve_questions import splits_of, stage_of
+    from charllm.core.merging.evolving import plan_for
     from charllm.core.merging.ray_pool import Pool
     from charllm.core.merging.ray_trial import PoolTrial
     from charllm.data.profile import load_profile
 
     config = evolve_config(rows=30)
     profile, found = load_profile(home, "ayane"), plan_for(config, home)
-    stage, splits = _stage(config, home, profile, found, Silent())
-    queries = [one for one in splits.search if one in stage.questions]
+    stage = stage_of(config, home, profile, found, Silent(), found.parents[0].base)
+    queries = [one for one in splits_of(config, home).search if one in stage.questions]
     watcher = Watcher()
     with (
         closing(open_judge(home, profile, JudgeConfig())) as judge,

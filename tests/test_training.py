@@ -312,8 +312,9 @@ def test_stop_and_resume_give_the_same_weights(home: Paths, train: Train) -> Non
 def test_a_torn_checkpoint_is_passed_over(home: Paths, train: Train) -> None:
     """After a kill while saving, the newest folder is broken: the one before it is taken."""
     train(Listener(), folder="whole")
-    with pytest.raises(Stopped):
+    with pytest.raises(Stopped) as stop:
         train(Listener(stop_at=4), folder="torn", name="hana-two")
+    assert stop.value.kept
     trainer = home.workspace / "torn" / "trainer"
     shutil.copytree(trainer / "checkpoint-4", trainer / "checkpoint-6")
     (trainer / "checkpoint-6" / "trainer_state.json").write_text('{"epoch": 1.')
@@ -327,8 +328,9 @@ def test_a_torn_checkpoint_is_passed_over(home: Paths, train: Train) -> None:
 
 
 def test_cancel_leaves_nothing(home: Paths, train: Train) -> None:
-    with pytest.raises(Stopped):
+    with pytest.raises(Stopped) as stop:
         train(Listener(stop_at=2, stop="cancel"))
+    assert not stop.value.kept
     assert not home.checkpoints.exists() or not list(home.checkpoints.iterdir())
     assert not (home.workspace / "run" / "trainer").exists()
 

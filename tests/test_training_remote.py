@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import threading
 import time
@@ -15,6 +16,8 @@ import pytest
 from finetune_server import KEY, FinetuneServer, serving
 
 from charllm.core import endpoint, training_remote_job
+from charllm.core.claims import claimed
+from charllm.core.training import run_train
 from charllm.core.training_config import Question, TrainConfig
 from charllm.core.training_data import build_rows as token_rows
 from charllm.core.training_data import choose_facts, split_dialogues
@@ -30,6 +33,7 @@ from charllm.data.profile import Profile, load_profile, save_profile
 from charllm.data.progress import Stopped, StopRequest
 from charllm.data.prompts import get_template, labelled_row
 from charllm.services import jobs
+from charllm.services.train_forms import start_training
 
 FACTS = ("名前は花。", "年齢は18歳。", "好きな季節は秋。", "趣味は観劇。")
 JOBS = "/fine_tuning/jobs"
@@ -317,8 +321,9 @@ def test_many_files_and_jobs_hide_nothing(
 def test_saving_leaves_the_job_and_resuming_watches_it(
     home: Paths, server: FinetuneServer, train: Train
 ) -> None:
-    with pytest.raises(Stopped):
+    with pytest.raises(Stopped) as stop:
         train(Listener(stop_at="step 2 of 4"))
+    assert stop.value.kept, "the job goes on there"
     assert server.jobs[0]["status"] == "running" and not home.checkpoints.exists()
     save_dialogues(home.datasets / "hana.jsonl", [dialogue(n) for n in range(40)])
     later = Listener()
@@ -340,6 +345,47 @@ def test_cancelling_ends_it_there_too(
     assert not (home.workspace / "train-1" / "remote.json").exists()
     train(Listener())
     assert [job["status"] for job in server.jobs][-1] == "succeeded"
+
+
+def test_one_name_is_one_runs_before_anything_is_spent(
+    home: Paths, server: FinetuneServer, train: Train
+) -> None:
+    """A training here and one at a service, or two at a service, do not write over each other."""
+    first, second = home.workspace / "train-1", home.workspace / "train-2"
+    first.mkdir(parents=True)
+    asked = config(server)
+    with claimed(home, "hana-far", first), pytest.raises(UserError, match="another name") as caught:
+        run_train(asked, Listener(), second, home)
+    assert "作成しています" in caught.value.text.ja and server.requests == []
+    with pytest.raises(Stopped):
+        run_train(asked, Listener(stop_at="step 2 of 4"), first, home)
+    sent = len(server.requests)
+    here = TrainConfig(name="hana-far", profile="hana", dataset="hana")
+    for other in (asked, here):
+        with pytest.raises(UserError, match="train-1 has a job at a service"):
+            run_train(other, Listener(), second, home)
+        with pytest.raises(UserError, match="train-1 has a job at a service"):
+            start_training(home, other)
+    assert len(server.requests) == sent and not second.exists()
+    assert run_train(asked, Listener(), first, home)["checkpoint"] == "hana-far"
+    with pytest.raises(UserError, match="There is a checkpoint"):
+        run_train(asked, Listener(), second, home)
+    assert len(server.jobs) == 1
+
+
+@pytest.mark.parametrize("how", ["cancelled", "failed", "deleted"])
+def test_a_job_that_is_over_leaves_the_name(
+    home: Paths, server: FinetuneServer, train: Train, how: str
+) -> None:
+    server.stages = ("running", "failed" if how == "failed" else "running", "succeeded")
+    at = "" if how == "failed" else "step 2 of 4"
+    with pytest.raises(UserError if how == "failed" else Stopped):
+        train(Listener(stop_at=at, stop="cancel" if how == "cancelled" else "save"))
+    server.stages = ("running", "running", "succeeded")
+    if how == "deleted":
+        shutil.rmtree(home.workspace / "train-1")
+    train(Listener(), folder="train-2")
+    assert (home.checkpoints / "hana-far").is_dir()
 
 
 def test_cancelling_what_has_just_ended(server: FinetuneServer, train: Train, home: Paths) -> None:

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from charllm.core.claims import claimed
 from charllm.core.training_config import TrainConfig
 from charllm.core.training_data import Material, leaks, prepare
 from charllm.core.training_disk import full_disk_in_words
@@ -36,6 +37,11 @@ def run_train(
     A stop request ends the run with ``Stopped`` and nothing published: "save" leaves a checkpoint
     in ``folder`` from which the next call goes on to the same weights; "cancel" leaves none.
     """
+    with claimed(paths, config.name, folder):
+        return _run(config, reporter, folder, paths)
+
+
+def _run(config: TrainConfig, reporter: Reporter, folder: Path, paths: Paths) -> dict[str, Any]:
     check_start(config, paths)
     if config.backend == "openai":
         from charllm.core.training_remote import run_remote

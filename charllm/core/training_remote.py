@@ -7,11 +7,14 @@ model becomes a column of the chat. It does not know how the service is spoken t
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from charllm.core import endpoint
+from charllm.core.claims import hold_for_job, release_job
 from charllm.core.training_config import TrainConfig
 from charllm.core.training_remote_asking import ask_samples
 from charllm.core.training_remote_card import publish
@@ -38,15 +41,32 @@ def run_remote(
         state = write_rows(folder, build_rows(config, paths), _address(config.base_url))
     _tell(state, reporter, fresh)
     run = RemoteJob(config, reporter, folder, state, epochs)
-    job = run.to_the_end()
-    tuned = run.tuned(job)
-    samples = ask_samples(run.state, tuned.model, config, reporter, folder, paths)
-    if reporter.stop_requested() == "cancel":
-        run.cancel()
-        raise Stopped
-    result = publish(config, run.state, tuned, samples, paths)
+    with _name_held(config, folder, paths):
+        job = run.to_the_end()
+        tuned = run.tuned(job)
+        samples = ask_samples(run.state, tuned.model, config, reporter, folder, paths)
+        if reporter.stop_requested() == "cancel":
+            run.cancel()
+            raise Stopped
+        result = publish(config, run.state, tuned, samples, paths)
     reporter.log(f"published {result['folder']}: {tuned.model} at {state.base_url}")
     return result
+
+
+@contextmanager
+def _name_held(config: TrainConfig, folder: Path, paths: Paths) -> Iterator[None]:
+    """The checkpoint's name is this run's while its job may be out, whatever ends the block."""
+    hold_for_job(paths, config.name, folder)
+    try:
+        yield
+    except BaseException as error:
+        state = read_state(folder)
+        # Where no answer came to the wish for a job, there may be one all the same.
+        unsure = isinstance(error, endpoint.Unreachable) and state and "job" in state.begun
+        if not (state and state.job) and not unsure:
+            release_job(paths, config.name)
+        raise
+    release_job(paths, config.name)
 
 
 def _whole_epochs(config: TrainConfig) -> int:

@@ -201,8 +201,8 @@ class RemoteJob:
                 self.cancel()
             elif asked and self.state.job:
                 self.reporter.log(f"job {self.state.job} goes on at {self.service.name}")
-            if asked:
-                raise Stopped
+            if asked:  # a job of ours goes on without us: its result is there for a resumed run
+                raise Stopped(kept=asked == "save" and bool(self.state.job))
             left = until - time.monotonic()
             if left <= 0:
                 return

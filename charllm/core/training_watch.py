@@ -81,7 +81,7 @@ class Watch(TrainerCallback):
         if self.stop == "cancel":
             shutil.rmtree(self.folder, ignore_errors=True)
         if self.stop:
-            raise Stopped
+            raise Stopped(kept=self.stop == "save")
 
     def losses(self, trainer: Any) -> list[dict[str, float | None]]:
         """``{epoch, loss, eval_loss}``; epoch 0 is the base. Losses are per learnt token."""

@@ -27,7 +27,14 @@ class Reporter(Protocol):
 
 
 class Stopped(Exception):
-    """Raised at a safe point when a stop was requested and nothing is to be published."""
+    """Raised at a safe point when a stop was requested and nothing is to be published.
+
+    ``kept``: what was done lies saved where a resumed run takes it up.
+    """
+
+    def __init__(self, *, kept: bool = False) -> None:
+        self.kept = kept
+        super().__init__()
 
 
 class Paused(Exception):

@@ -5,18 +5,32 @@ from __future__ import annotations
 import re
 import shutil
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from charllm.core.merging.evolve_config import EvolveConfig
 from charllm.core.merging.journal import Journal, State
 from charllm.core.merging.resuming import fork
-from charllm.data.config import Paths
+from charllm.core.merging.search_config import BUDGETS
+from charllm.data.config import Paths, with_texts
 from charllm.data.errors import UserError
 from charllm.services import jobs
 from charllm.services.merge_forms import merge_runs
 from charllm.services.merge_view import SEARCH, config_of
 from charllm.services.runs import Run
+
+CHANGEABLE = (
+    "name",
+    "label_en",
+    "label_ja",
+    "search.seed",
+    *(f"search.{name}" for name in BUDGETS),
+    "rows",
+    "workers",
+    "ray_address",
+)
+"""What a fork may have otherwise; all else decides what the kept candidates' scores mean."""
 
 
 @dataclass(frozen=True)
@@ -56,12 +70,38 @@ def forkable(run: Run) -> Forkable | None:
     )
 
 
+@dataclass(frozen=True)
+class Forked:
+    """The queued fork. ``opened``: how often the report questions it will use were opened."""
+
+    run: Run
+    opened: int
+
+
+def evolution(run: Run) -> Run:
+    """``run``, or a ``UserError`` where it is of another kind, which nothing can be forked from."""
+    if run.kind != "evolve":
+        raise UserError(
+            f"{run.id} is no evolution: only runs of `evolve` can be forked.",
+            f"{run.id} は進化マージの実行ではありません。分岐できるのは `evolve` の実行だけです。",
+        )
+    return run
+
+
 def fork_run(paths: Paths, run: Run, generation: int, seed: int, candidates: int) -> Run:
+    """``fork_as`` with another seed and a whole budget, as the page asks for it."""
+    changes = (f"search.seed={seed}", f"search.max_candidates={candidates}")
+    return fork_as(paths, run, generation, changes).run
+
+
+def fork_as(paths: Paths, run: Run, generation: int, changes: Sequence[str] = ()) -> Forked:
     """Queue a fork that keeps ``run``'s generations up to this one; it scores nothing of them
     again.
 
-    ``candidates`` is its whole budget, the kept ones included. ``UserError`` where there is no
-    such generation or the budget leaves none to be made.
+    ``changes`` are ``NAME=VALUE`` texts over ``run``'s own settings, of ``CHANGEABLE`` ones only.
+    Without them the next seed is taken, and a budget of one more generation where the run's leaves
+    none; the kept candidates count into it. ``UserError`` where there is no such generation, or
+    the budget leaves none to be made.
     """
     known = forkable(run)
     if known is None:
@@ -69,33 +109,50 @@ def fork_run(paths: Paths, run: Run, generation: int, seed: int, candidates: int
             "There is nothing to fork yet: wait for the first generation.",
             "まだ分岐できません。最初の世代が終わるまでお待ちください。",
         )
-    if candidates < (generation + 1) * known.population:
-        raise UserError(
-            f"A budget of {candidates} candidates ends before the fork begins: "
-            f"{generation} generations of {known.population} are kept. Allow at least "
-            f"{(generation + 1) * known.population}.",
-            f"候補 {candidates} 個では分岐の前に終わってしまいます。残す世代が {generation}"
-            f"（各 {known.population} 候補）あるので、{(generation + 1) * known.population} 以上に"
-            "してください。",
-        )
-    config = _config(paths, run, seed, candidates)
+    config = _config(paths, run, known, changes)
     paths.runs.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=paths.runs, prefix=".fork-") as made:
-        fork(run.folder / SEARCH, Path(made) / SEARCH, generation, seed)
+        fork(run.folder / SEARCH, Path(made) / SEARCH, generation, config.search.seed)
+        _check_budget(config.search.max_candidates, generation, known.population)
         with jobs._queue_lock(paths).hold():  # nobody starts it before its beginning is there
             forked = jobs.submit(paths, "evolve", config.name, config)
             shutil.move(Path(made) / SEARCH, forked.folder / SEARCH)
-    return forked
+    return Forked(forked, known.opened)
 
 
-def _config(paths: Paths, run: Run, seed: int, candidates: int) -> EvolveConfig:
+def _check_budget(candidates: int, generation: int, population: int) -> None:
+    least = (generation + 1) * population
+    if candidates < least:
+        raise UserError(
+            f"A budget of {candidates} candidates ends before the fork begins: "
+            f"{generation} generations of {population} are kept. Allow at least {least}.",
+            f"候補 {candidates} 個では分岐の前に終わってしまいます。残す世代が {generation}"
+            f"（各 {population} 候補）あるので、{least} 以上にしてください。",
+        )
+
+
+def _config(paths: Paths, run: Run, known: Forkable, changes: Sequence[str]) -> EvolveConfig:
     """``run``'s own settings under a name that neither a checkpoint nor a run has."""
     data = config_of(run).model_dump(mode="json", exclude_defaults=True)
-    stem = re.sub(r"-fork-\d+$", "", str(data["name"]))
+    search = {**data.get("search", {}), "seed": known.seed, "max_candidates": known.candidates}
+    name = _free_name(paths, str(data["name"]))
+    begun = {**data, "name": name, "search": search, "replace": False}
+    for text in changes:
+        setting = text.partition("=")[0].strip()
+        if setting not in CHANGEABLE:
+            raise UserError(
+                f"--set {text!r}: a fork keeps what its candidates were scored with. It can have "
+                f"another {', '.join(CHANGEABLE)}.",
+                f"--set「{text}」: 分岐では採点の条件を変えられません。変えられるのは "
+                f"{', '.join(CHANGEABLE)} です。",
+            )
+    return EvolveConfig.from_data(with_texts(begun, changes), "--set" if changes else run.id)
+
+
+def _free_name(paths: Paths, name: str) -> str:
+    stem = re.sub(r"-fork-\d+$", "", name)
     taken = {one.name for one in merge_runs(paths)}
     number = 1
-    while (name := f"{stem}-fork-{number}") in taken or (paths.checkpoints / name).exists():
+    while (free := f"{stem}-fork-{number}") in taken or (paths.checkpoints / free).exists():
         number += 1
-    search = {**data.get("search", {}), "seed": seed, "max_candidates": candidates}
-    changed = {**data, "name": name, "search": search, "replace": False}
-    return EvolveConfig.from_data(changed, run.id)
+    return free

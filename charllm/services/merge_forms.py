@@ -17,7 +17,8 @@ from charllm.core.judging.judges import JudgeConfig, open_judge
 from charllm.core.judging.quality_marks import Mark
 from charllm.core.judging.records import Item
 from charllm.core.merging.evolve_config import EvolveConfig
-from charllm.core.merging.evolving import query_file, quote_evolve
+from charllm.core.merging.evolve_questions import query_file
+from charllm.core.merging.evolving import quote_evolve
 from charllm.core.merging.objective import GENERAL, Objective
 from charllm.core.merging.trial import PARTS
 from charllm.core.variants import Checkpoint, list_checkpoints, load_checkpoint
@@ -31,7 +32,7 @@ from charllm.services.train_forms import free_name
 
 OWN, DEMO, LAST, FILE = "own", "demo", "last", "file"
 START_NAMES: dict[str, Text] = {
-    DEMO: Text("Demo: minutes, without a GPU", "デモ：数分・GPU 不要"),
+    DEMO: Text("Demo: within an hour, without a GPU", "デモ：1時間以内・GPU 不要"),
     OWN: Text("This character's adapters", "このキャラクターのアダプター"),
     LAST: Text("Your last evolution", "前回の進化マージ"),
     FILE: Text("The YAML that was read", "読み込んだ YAML"),
@@ -121,7 +122,11 @@ def start_values(paths: Paths, start: str, slug: str | None) -> dict[str, Any]:
 
 
 def own_values(paths: Paths, slug: str | None) -> dict[str, Any]:
-    """Name, character and parents: the adapters of ``slug`` on the base that most of them have."""
+    """Name, character and parents: the adapters of ``slug`` on the base that most of them have.
+
+    Adapters are searched in the way that was measured to be worth it: free weights of each one's
+    own change, layer by layer (docs/merging.md).
+    """
     mine = [
         one
         for one in parent_choices(paths)
@@ -131,7 +136,11 @@ def own_values(paths: Paths, slug: str | None) -> dict[str, Any]:
     usual = max(bases, key=bases.count) if bases else ""
     parents = [one.written for one in mine if one.base == usual]
     name = free_name(paths, f"{slug}-evolved" if slug else "evolved")
-    return {"name": name, "profile": slug or "", "parents": parents}
+    values = {"name": name, "profile": slug or "", "parents": parents}
+    if not parents:
+        return values
+    way = {"method": "task_arithmetic", "base": f"workspace/models/{usual}", "group_size": 1}
+    return {**values, **way, "search": {"parametrisation": "free"}}
 
 
 def _demo(paths: Paths) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from typing import Any
 
 from charllm.core.merging.evaluating import request_pause
 from charllm.core.merging.evolve_config import EvolveConfig
-from charllm.core.merging.evolving import query_file
+from charllm.core.merging.evolve_questions import query_file
 from charllm.core.merging.genome import Candidate
 from charllm.core.merging.journal import JOURNAL, Journal, Outcome, Spent
 from charllm.core.merging.objective import Objective

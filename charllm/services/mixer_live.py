@@ -160,7 +160,7 @@ class MixerDesk:
     def _worker(self, board: Board) -> Engine:
         """The chat's own worker for adapters, else ours for these very parents."""
         if board.live:
-            return self.chat.runner._engine(base_of(self.paths, board), "none")
+            return self.chat.runner.engine(base_of(self.paths, board), "none")
         key = (board.parents, board.size)
         with self._lock:
             old = self._blender

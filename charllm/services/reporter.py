@@ -135,8 +135,11 @@ class RunReporter:
             self.event("stop", how=asked)
         return asked
 
-    def finish(self, state: str, error: Text | None = None, *, user: bool = False) -> None:
-        """The last word on this attempt; ``user``: the error is the user's to mend."""
+    def finish(
+        self, state: str, error: Text | None = None, *, user: bool = False, kept: bool = False
+    ) -> None:
+        """The last word on this attempt; ``user``: the error is the user's to mend; ``kept``: a
+        stop came before its end, and what was done is saved."""
         with self._lock:
             words = Words(en=redact(error.en), ja=redact(error.ja)) if error else None
             self.event(state, **({"error": words.model_dump(), "user": user} if words else {}))
@@ -146,6 +149,7 @@ class RunReporter:
                     "ended": time.time(),
                     "seconds_left": None,
                     "stopped": self.answered,
+                    "kept": kept,
                     "error": words,
                 }
             )
@@ -182,8 +186,8 @@ def run_stage(folder: Path, paths: Paths) -> int:
     with _redacted_output(), RunReporter(run) as reporter:
         try:
             result = _run(run, reporter, paths)
-        except Stopped:
-            reporter.finish("cancelled")
+        except Stopped as stop:
+            reporter.finish("cancelled", kept=stop.kept)
             return 0
         except Paused as pause:
             print(pause.text.en, flush=True)
@@ -202,7 +206,7 @@ def run_stage(folder: Path, paths: Paths) -> int:
             return 0
         text = json.dumps(to_json(result), ensure_ascii=False, indent=1)
         write_text(run.folder / "result.json", redact(text) + "\n")
-        reporter.finish("done")
+        reporter.finish("done", kept=reporter.answered == "save")
         return 0
 
 

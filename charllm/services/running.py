@@ -96,7 +96,7 @@ class TurnRunner:
                     key = (column.variant.model, column.variant.quantization)
                     groups.setdefault(key, []).append(column)
             for (model, quantization), group in groups.items():
-                self._engine(model, quantization).submit(self._job(task, group))
+                self.engine(model, quantization).submit(self._job(task, group))
         except Exception as error:  # this thread's end: what it has not handed on would wait on
             self._fail(task, task.open, error)
 
@@ -237,7 +237,12 @@ class TurnRunner:
         for column in columns:
             self.endings.failed(task.turn, column, error)
 
-    def _engine(self, model: str, quantization: Quantization) -> Engine:
+    def engine(self, model: str, quantization: Quantization) -> Engine:
+        """The worker of a base model: one for each model and quantization, made when first asked.
+
+        It lives until ``close``; everyone who decodes on that base submits their jobs to it, so
+        that the weights are in memory once.
+        """
         with self._lock:
             key = (model, quantization)
             if key not in self._engines:

@@ -65,7 +65,8 @@ class Status(Config):
     """How a run stands. Times are seconds since 1970; ``seconds_left`` is an estimate.
 
     ``stopped`` says which stop request the stage has answered; a run that was stopped with "save"
-    is done, and can be resumed.
+    is done, and can be resumed. ``kept``: it was stopped before its end, and what it had done until
+    then is saved.
     """
 
     state: State
@@ -79,6 +80,7 @@ class Status(Config):
     progress: Progress = Progress()
     seconds_left: float | None = None
     stopped: StopRequest = ""
+    kept: bool = False
     error: Words | None = None
 
     @property

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
+from charllm.core.claims import check_jobs
 from charllm.core.training_config import PRESET_NAMES, PRESETS, TrainConfig
 from charllm.data import collection
 from charllm.data.config import Paths, dump_yaml
@@ -49,7 +50,8 @@ def config_of(run: Run) -> TrainConfig:
 
 def start_training(paths: Paths, config: TrainConfig) -> Run:
     """Queue the run, and start it if its turn has come; ``UserError`` where one of its name waits
-    or runs already, as the second would find its checkpoint made."""
+    or runs already, or has a job at a service, as the second would find its checkpoint made."""
+    check_jobs(paths, config.name)
     for run in train_runs(paths):
         if run.name == config.name and not run.status().ended_:
             raise UserError(

@@ -172,18 +172,6 @@ def _check_training(paths: Paths, config: Any) -> dict[str, Any]:
     }
 
 
-def evolve(paths: Paths, options: Namespace) -> Any:
-    from charllm.core.merging.evolve_config import EvolveConfig
-    from charllm.core.merging.evolving import quote_evolve
-    from charllm.data.config import load_yaml, with_texts
-
-    path = recipe_path(paths, options.config)
-    config = EvolveConfig.from_data(with_texts(load_yaml(path), options.set), str(path))
-    if options.quote:
-        return quote_evolve(config, paths)
-    return run_kind(paths, "evolve", config.model_dump(mode="json"), name=path.stem)
-
-
 def evaluate(paths: Paths, options: Namespace) -> Any:
     from charllm.core.evaluation.evaluate_config import EvaluateConfig
     from charllm.core.evaluation.evaluating import quote_evaluate
@@ -193,34 +181,6 @@ def evaluate(paths: Paths, options: Namespace) -> Any:
     if options.quote:
         return quote_evaluate(config, paths)
     return run_kind(paths, "evaluate", config.model_dump(mode="json"), name=path.stem)
-
-
-def merge(paths: Paths, options: Namespace) -> Any:
-    out = Path(options.out).resolve()
-    recipe = recipe_path(paths, options.recipe)
-    config = {
-        "recipe": str(recipe),
-        "out": str(out),
-        "engine": options.engine,
-        "form": options.form,
-        "label_en": options.label_en,
-        "label_ja": options.label_ja,
-        "seed": options.seed,
-    }
-    outcome = run_kind(paths, "merge", config, name=out.name)
-    if isinstance(outcome, Ended):
-        return outcome
-    result = outcome["result"] or {}
-    return {
-        "out": result.get("out"),
-        "engine": result.get("engine"),
-        **result,
-        **_without_result(outcome),
-    }
-
-
-def _without_result(outcome: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in outcome.items() if key != "result"}
 
 
 def chat(paths: Paths, options: Namespace) -> Any:

@@ -17,6 +17,7 @@ from charllm.data.profile import Profile, load_profile, revision, save_profile
 from charllm.services import editing
 from charllm.ui import card_panel, retrieval_panel
 from charllm.ui.page import Page, banner, profile_choices
+from charllm.ui.presses import newest, noted, noting
 from charllm.ui.words import language_of, say, t, warn
 
 FACT_COLUMNS = [
@@ -28,6 +29,12 @@ EXAMPLE_COLUMNS = [
     {"key": "reply", "label": {"en": "The character answers", "ja": "返答"}, "width": "1"},
 ]
 SAVED = Text("Saved", "保存しました")
+NOT_SAVED = Text(
+    "The last change to the other character's table came too late to be saved. Choose that "
+    "character again and repeat it.",
+    "前の人物の表への最後の変更は、切り替えと重なったため保存されていません。"
+    "その人物を選び直して、もう一度入力してください。",
+)
 Change = Callable[[Profile], Profile]
 _drawings = count(1)
 
@@ -283,9 +290,11 @@ def build(page: Page) -> None:
         return store(slug, seen_, lambda p: with_fields(p, list(values)), "fields", request)
 
     def save_rows(what: str) -> Any:
-        def handler(slug: str | None, seen_: str, event: gr.EventData, request: gr.Request) -> Any:
-            make = with_facts if what == "facts" else with_examples
-            return store(slug, seen_, lambda p: make(p, event._data["rows"]), what, request)
+        def handler(slug: str | None, seen_: str, edited_: str, request: gr.Request) -> Any:
+            make, edit = with_facts if what == "facts" else with_examples, noted(edited_)
+            if edit.get("owner") != slug:  # another character was chosen meanwhile
+                return [gr.skip(), banner(say(NOT_SAVED, request), "bad")]
+            return store(slug, seen_, lambda p: make(p, edit["rows"]), what, request)
 
         return handler
 
@@ -359,16 +368,19 @@ def build(page: Page) -> None:
                 trigger_mode="always_last",
                 **shared,
             )
+    last = {"trigger_mode": "always_last", **shared}
+    edited = gr.Textbox("", visible=False)
     for table, what in ((facts, "facts"), (examples, "examples")):
         table.select(
             save_rows(what),
-            [page.profile, seen],
+            [page.profile, seen, edited],
             [seen, status],
-            trigger_mode="always_last",
-            **shared,
-        ).then(retrieval.refresh, page.profile, retrieval.outputs, **shared)
-    undo.click(back(-1), [page.profile, seen], everything, **shared)
-    redo.click(back(1), [page.profile, seen], everything, **shared)
+            js=newest(what),
+            **last,
+        ).then(retrieval.refresh, page.profile, retrieval.outputs, **last)
+    # Each press is a step of its own, whatever revision the page knew of when it was pressed.
+    for button, by in ((undo, -1), (redo, 1)):
+        button.click(back(by), [page.profile, seen], everything, trigger_mode="multiple", **shared)
     create.click(on_create, new_name, [page.profile, new_name], **shared)
     copy.click(on_copy, [page.profile, new_name, *fields], [page.profile, new_name], **shared)
     delete.click(on_delete, page.profile, page.profile, **shared)
@@ -379,7 +391,7 @@ def _table(name: str) -> gr.HTML:
     return gr.HTML(
         {},
         html_template='<div class="rows"></div>',
-        js_on_load="window.charllmTable(element, props, trigger, watch)",
+        js_on_load=noting("charllmTable", name),
         apply_default_css=False,
         elem_id=f"table-{name}",
     )

@@ -365,7 +365,7 @@ def build(page: Page) -> None:
             yield state
             if settled:
                 break
-            while turn.version == version:
+            while turn.version == version and looking.still(request, conversation):
                 await asyncio.sleep(1 / UPDATES_PER_SECOND)
         # Gradio sends the last value again at the end, over whatever is shown by then.
         yield gr.skip()
@@ -389,8 +389,8 @@ def build(page: Page) -> None:
                 variant_choices(page, slug, language_of(request)),
                 value=kept if len(kept) > 1 else default_columns(page.paths, slug),
             ),
-            bool(saved.get("blind", False)),
-            bool(saved.get("score", True)),
+            # A first visitor may have pressed these before this arrives.
+            *(bool(saved[name]) if name in saved else gr.skip() for name in ("blind", "score")),
             board_state(page, slug, current),
             model_banner(page, request)[0],
         ]
@@ -539,7 +539,8 @@ def build(page: Page) -> None:
         html, busy = model_banner(page, request)
         return html, gr.Timer(active=busy)
 
-    viewer: dict[str, Any] = {"fn": attach, "inputs": conversation, "outputs": board, **shared}
+    last = {"trigger_mode": "always_last", **shared}
+    viewer: dict[str, Any] = {"fn": attach, "inputs": conversation, "outputs": board, **last}
     saved = [page.profile, conversation, columns, blind, score]
     loaded = [shown, page.profile, conversation, columns, blind, score, board, status]
     page.demo.load(on_load, [session, page.profile], loaded, js=RECALL, **shared).then(**viewer)
@@ -547,7 +548,7 @@ def build(page: Page) -> None:
     page.profile.change(
         on_profile, [page.profile, shown], [shown, conversation, columns, board], **shared
     ).then(None, saved, None, js=REMEMBER)
-    conversation.input(on_choose, [page.profile, conversation], board, **shared).then(
+    conversation.input(on_choose, [page.profile, conversation], board, **last).then(
         None, saved, None, js=REMEMBER
     ).then(**viewer)
     for control in (columns, blind, score):
@@ -573,7 +574,7 @@ def build(page: Page) -> None:
             None, js=fetch
         )
     preset.input(
-        on_preset, preset, [temperature, top_p, max_new_tokens, num_beams, penalty], **shared
+        on_preset, preset, [temperature, top_p, max_new_tokens, num_beams, penalty], **last
     )
     ticker.tick(on_tick, None, [status, ticker], **shared)
 

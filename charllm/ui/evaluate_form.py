@@ -27,6 +27,7 @@ from charllm.services.evaluate_forms import (
 from charllm.ui import form as forms
 from charllm.ui.evaluate_fill import LISTS, SPLITS, Fields, Looks, recalled, start_choices
 from charllm.ui.evaluate_html import look_html, recipe_html, status_html
+from charllm.ui.form_page import Reader, build_reader, clickable
 from charllm.ui.judge_html import SHARED, Panel
 from charllm.ui.page import Page
 from charllm.ui.words import t, warn
@@ -58,37 +59,14 @@ class Setup:
 
     def after(self, event: Any) -> Any:
         """Show what depends on the form's values, which ``event`` has changed."""
-        return event.then(self.follow, self.fields.inputs, self.follows, js=KEEP, **SHARED)
-
-
-@dataclass(frozen=True)
-class _Reader:
-    text: gr.Textbox
-    file: gr.UploadButton
-    go: gr.Button
-
-
-def _reader() -> _Reader:
-    with gr.Accordion(t("Read YAML into the form", "YAML をフォームに読み込む"), open=False):
-        text = gr.Textbox(
-            "",
-            show_label=False,
-            container=False,
-            lines=5,
-            max_lines=14,
-            placeholder="name: …\nprofile: …\nvariants: […]",
-            elem_id="evaluate-yaml-text",
+        return event.then(
+            self.follow,
+            self.fields.inputs,
+            self.follows,
+            js=KEEP,
+            trigger_mode="always_last",
+            **SHARED,
         )
-        with gr.Row():
-            go = gr.Button(
-                t("Read this text", "このテキストを読み込む"), elem_id="evaluate-yaml-read"
-            )
-            file = gr.UploadButton(
-                t("Read a file…", "ファイルを読み込む…"),
-                file_types=[".yaml", ".yml"],
-                elem_id="evaluate-yaml-file",
-            )
-    return _Reader(text, file, go)
 
 
 def _asked() -> list[Any]:
@@ -165,19 +143,10 @@ def build(page: Page) -> Setup:
                 EvaluateConfig, EVALUATE_GROUPS, "evaluate", {name: () for name in LISTS}
             )
         with gr.Column(scale=4, min_width=350, elem_id="evaluate-side"):
-            found, recipe = _clickable("evaluate-look"), _clickable("evaluate-recipe")
-            reader = _reader()
+            found, recipe = clickable("evaluate-look"), clickable("evaluate-recipe")
+            reader = build_reader("evaluate", "name: …\nprofile: …\nvariants: […]")
     fields = Fields(page.paths, main, variants, *asked)
     return _wire(page, fields, (begin, matrix, start), (status, found, recipe), reader)
-
-
-def _clickable(elem_id: str) -> gr.HTML:
-    return gr.HTML(
-        "",
-        js_on_load="window.charllmForm(element, props, trigger, watch)",
-        apply_default_css=False,
-        elem_id=elem_id,
-    )
 
 
 # --- wiring -------------------------------------------------------------------------------------
@@ -188,7 +157,7 @@ def _wire(
     fields: Fields,
     pressed: tuple[gr.Dropdown, gr.Button, gr.Button],
     told: tuple[gr.HTML, gr.HTML, gr.HTML],
-    reader: _Reader,
+    reader: Reader,
 ) -> Setup:
     paths, profile, looks = page.paths, page.profile, Looks(page.paths)
     begin, matrix, start = pressed
@@ -231,17 +200,21 @@ def _wire(
         if name is None or name == FILE:
             return unchanged
         try:
-            return begun(name, start_values(paths, name, slug), slug, request)
+            made = begun(name, start_values(paths, name, slug), slug, request)
         except UserError as error:
             warn(error, request)
             return unchanged
+        # Not its value: by now another one may be chosen.
+        return [gr.Dropdown(start_choices(paths, name, request)), *made[1:]]
 
     def on_matrix(slug: str | None, request: gr.Request, *values: Any) -> list[Any]:
         """The four variants of the form's character; everything else stays."""
         given = list(values)
         place = len(fields.own) + 1 + list(fields.main.fields).index("profile")
         given[0] = matrix_values(paths, given[place] or slug)["variants"]
-        return shown(fields.start_of(given), given, slug, request)
+        made = shown(fields.start_of(given), given, slug, request)
+        made[1 + place] = gr.skip()  # by now another character may be chosen
+        return made
 
     def on_text(text: str, slug: str | None, request: gr.Request, where: str = "YAML") -> list[Any]:
         try:
@@ -281,17 +254,20 @@ def _wire(
     setup = Setup(fields, looks, start, told[0], panel, follow, follows)
     main = fields.main
     changed = [one for one in fields.triggers if one is not fields.preset.input]
-    gr.on(changed, follow, fields.inputs, follows, js=KEEP, trigger_mode="always_last", **SHARED)
+    last = {"trigger_mode": "always_last", **SHARED}
+    gr.on(changed, follow, fields.inputs, follows, js=KEEP, **last)
     generation = [fields.tokens, fields.temperature]
     for event in (
-        begin.input(on_begin, [begin, profile], whole, **SHARED),
+        begin.input(on_begin, [begin, profile], whole, **last),
         matrix.click(on_matrix, [profile, *fields.inputs], whole, **SHARED),
-        profile.input(first, profile, whole, **SHARED),
-        main.fields["profile"].input(on_matrix, [profile, *fields.inputs], whole, **SHARED),
-        fields.preset.input(on_preset, fields.preset, generation, **SHARED),
+        profile.input(first, profile, whole, **last),
+        main.fields["profile"].input(on_matrix, [profile, *fields.inputs], whole, **last),
+        fields.preset.input(on_preset, fields.preset, generation, **last),
         reader.go.click(on_text, [reader.text, profile], whole, **SHARED),
         reader.file.upload(on_file, [reader.file, profile], whole, **SHARED),
-        main.state.select(on_back, main.inputs, list(main.fields.values()), **SHARED),
+        main.state.select(
+            on_back, main.inputs, list(main.fields.values()), trigger_mode="multiple", **SHARED
+        ),
     ):
         setup.after(event)
     return setup

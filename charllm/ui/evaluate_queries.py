@@ -150,17 +150,15 @@ def build(page: Page, current: gr.Textbox) -> Panel:
         person_ = (ask.person or "").strip()
         seen = Look(rows, ask.judge or "", ask.a, ask.b, page.chat.store, person_)
         html = pairs_html(seen, pairs[first : first + EACH], first + 1, request)
-        return [_head(run, pairs, pages, request), at, html, _plot(run, rows, pairs, seen, request)]
+        # A number that stands as it is is not sent: by now the visitor may have gone on.
+        stays = gr.skip() if ask.number == at else at
+        plot_ = _plot(run, rows, pairs, seen, request)
+        return [_head(run, pairs, pages, request), stays, html, plot_]
 
     def first(ask: Asked, request: gr.Request) -> list[Any]:
         """Another pair, judge or order: from the first page."""
-        return turn(ask._replace(number=1), request)
-
-    def step(by: int) -> Any:
-        def handler(ask: Asked, request: gr.Request) -> list[Any]:
-            return turn(ask._replace(number=int(ask.number or 1) + by), request)
-
-        return asked(handler)
+        head_, _, *rest = turn(ask._replace(number=1), request)
+        return [head_, 1, *rest]
 
     def on_hand(
         run_id: str, judge_: str, person_: str, request: gr.Request, event: gr.EventData
@@ -184,15 +182,19 @@ def build(page: Page, current: gr.Textbox) -> Panel:
     turned = [head, number, shown, plot]
     page.demo.load(None, None, person, js=RECALL, api_visibility="private")
     person.change(None, person, None, js=REMEMBER, api_visibility="private")
+    last = {"trigger_mode": "always_last", **SHARED}
     for moment in (a.input, b.input, judge.input, order.input):
-        moment(asked(first), chosen, turned, **SHARED)
+        moment(asked(first), chosen, turned, **last)
     for event in (number.submit, person.submit, person.blur):
-        event(asked(turn), chosen, turned, **SHARED)
-    back.click(step(-1), chosen, turned, **SHARED)
-    ahead.click(step(1), chosen, turned, **SHARED)
-    shown.select(on_hand, [current, judge, person], marked, **SHARED).then(
-        None, marked, None, js="(text) => window.charllmHand(text)"
+        event(asked(turn), chosen, turned, **last)
+    for button, by in ((back, -1), (ahead, 1)):  # counted in the page, where no press waits
+        stepped = button.click(None, number, number, js=f"(at) => Math.max(1, (at || 1) + {by})")
+        stepped.then(asked(turn), chosen, turned, **last)
+    # Levels of different replies: each counts.
+    hand = shown.select(
+        on_hand, [current, judge, person], marked, trigger_mode="multiple", **SHARED
     )
+    hand.then(None, marked, None, js="(text) => window.charllmHand(text)")
     return Panel(asked(look), chosen, [*lists, *turned])
 
 

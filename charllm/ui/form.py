@@ -59,16 +59,20 @@ class Form(Generic[C]):
         return [packed(start, values), *shown_values(self.settings, values).values()]
 
     def back(self, start: str, values: Sequence[Any], name: str) -> list[Any]:
-        """Values of the fields with one setting, or all ("") as they were in the beginning."""
+        """Values of the fields so that one setting, or all (""), is as it was in the beginning.
+
+        The others are not sent: another one may be on its way back.
+        """
         begun = shown_values(self.settings, unpacked(start)[1])
+        asked = [one.name == name or (not name and not one.required) for one in self.settings]
         return [
-            begun[field] if one.name == name or (not name and not one.required) else value
-            for field, one, value in zip(self.fields, self.settings, values, strict=True)
+            begun[field] if back and value != begun[field] else gr.skip()
+            for field, back, value in zip(self.fields, asked, values, strict=True)
         ]
 
-    def apply(self, values: Sequence[Any], changes: Mapping[str, Any]) -> list[Any]:
-        """Values of the fields with some of them changed."""
-        return [changes.get(name, value) for name, value in zip(self.fields, values, strict=True)]
+    def apply(self, changes: Mapping[str, Any]) -> list[Any]:
+        """Values of the fields so that some of them change."""
+        return [changes.get(name, gr.skip()) for name in self.fields]
 
     def told(self, start: str, values: Sequence[Any], request: gr.Request) -> str:
         """HTML for ``state``."""

@@ -27,6 +27,7 @@ from charllm.services.merge_forms import (
     values_of_yaml,
 )
 from charllm.ui import form as forms
+from charllm.ui.form_page import Reader, build_reader, clickable
 from charllm.ui.judge_html import SHARED, Panel
 from charllm.ui.merge_fill import LISTS, Fields, Looks, recalled, start_choices
 from charllm.ui.merge_html import look_html, recipe_html, status_html
@@ -60,35 +61,14 @@ class Setup:
 
     def after(self, event: Any) -> Any:
         """Show what depends on the form's values, which ``event`` has changed."""
-        return event.then(self.follow, self.fields.inputs, self.follows, js=KEEP, **SHARED)
-
-
-@dataclass(frozen=True)
-class _Reader:
-    text: gr.Textbox
-    file: gr.UploadButton
-    go: gr.Button
-
-
-def _reader() -> _Reader:
-    with gr.Accordion(t("Read YAML into the form", "YAML をフォームに読み込む"), open=False):
-        text = gr.Textbox(
-            "",
-            show_label=False,
-            container=False,
-            lines=5,
-            max_lines=14,
-            placeholder="name: …\nprofile: …\nparents: […]",
-            elem_id="merge-yaml-text",
+        return event.then(
+            self.follow,
+            self.fields.inputs,
+            self.follows,
+            js=KEEP,
+            trigger_mode="always_last",
+            **SHARED,
         )
-        with gr.Row():
-            go = gr.Button(t("Read this text", "このテキストを読み込む"), elem_id="merge-yaml-read")
-            file = gr.UploadButton(
-                t("Read a file…", "ファイルを読み込む…"),
-                file_types=[".yaml", ".yml"],
-                elem_id="merge-yaml-file",
-            )
-    return _Reader(text, file, go)
 
 
 def build(page: Page) -> Setup:
@@ -131,7 +111,7 @@ def build(page: Page) -> Setup:
             gr.Markdown(t("### How it is searched", "### 探索の設定"))
             search = forms.build(SearchConfig, SEARCH_GROUPS, "evo")
         with gr.Column(scale=4, min_width=350, elem_id="merge-side"):
-            found = _clickable("merge-look")
+            found = clickable("merge-look")
             insist = gr.Checkbox(
                 False,
                 label=t(
@@ -141,19 +121,10 @@ def build(page: Page) -> Setup:
                 container=False,
                 elem_id="merge-insist",
             )
-            recipe = _clickable("merge-recipe")
-            reader = _reader()
+            recipe = clickable("merge-recipe")
+            reader = build_reader("merge", "name: …\nprofile: …\nparents: […]")
     fields = Fields(page.paths, main, search, parents, tokens, insist)
     return _wire(page, fields, begin, start, (status, found, recipe), reader)
-
-
-def _clickable(elem_id: str) -> gr.HTML:
-    return gr.HTML(
-        "",
-        js_on_load="window.charllmForm(element, props, trigger, watch)",
-        apply_default_css=False,
-        elem_id=elem_id,
-    )
 
 
 # --- wiring -------------------------------------------------------------------------------------
@@ -165,7 +136,7 @@ def _wire(
     begin: gr.Dropdown,
     start: gr.Button,
     told: tuple[gr.HTML, gr.HTML, gr.HTML],
-    reader: _Reader,
+    reader: Reader,
 ) -> Setup:
     paths, profile, looks = page.paths, page.profile, Looks(page.paths)
     whole = [begin, *fields.inputs]
@@ -208,10 +179,12 @@ def _wire(
         if name is None or name == FILE:
             return unchanged
         try:
-            return begun(name, start_values(paths, name, slug), slug, request)
+            made = begun(name, start_values(paths, name, slug), slug, request)
         except UserError as error:
             warn(error, request)
             return unchanged
+        # Not its value: by now another one may be chosen.
+        return [gr.Dropdown(start_choices(paths, name, slug, request)), *made[1:]]
 
     def on_text(text: str, slug: str | None, request: gr.Request, where: str = "YAML") -> list[Any]:
         try:
@@ -253,22 +226,16 @@ def _wire(
     panel = Panel(look_again, [kept, profile, *fields.inputs], whole)
     setup = Setup(fields, looks, start, told[0], panel, follow, follows)
     main, search = fields.main, fields.search
-    gr.on(
-        fields.triggers,
-        follow,
-        fields.inputs,
-        follows,
-        js=KEEP,
-        trigger_mode="always_last",
-        **SHARED,
-    )
+    last = {"trigger_mode": "always_last", **SHARED}
+    each = {"trigger_mode": "multiple", **SHARED}
+    gr.on(fields.triggers, follow, fields.inputs, follows, js=KEEP, **last)
     for event in (
-        begin.input(on_begin, [begin, profile], whole, **SHARED),
-        profile.input(first, profile, whole, **SHARED),
+        begin.input(on_begin, [begin, profile], whole, **last),
+        profile.input(first, profile, whole, **last),
         reader.go.click(on_text, [reader.text, profile], whole, **SHARED),
         reader.file.upload(on_file, [reader.file, profile], whole, **SHARED),
-        main.state.select(on_back, main.inputs, list(main.fields.values()), **SHARED),
-        search.state.select(on_search_back, search.inputs, list(search.fields.values()), **SHARED),
+        main.state.select(on_back, main.inputs, list(main.fields.values()), **each),
+        search.state.select(on_search_back, search.inputs, list(search.fields.values()), **each),
     ):
         setup.after(event)
     return setup

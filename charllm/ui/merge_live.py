@@ -24,6 +24,7 @@ from charllm.services.merge_view import (
 )
 from charllm.services.runs import Run
 from charllm.ui import merge_fork
+from charllm.ui.form_page import clickable
 from charllm.ui.judge_html import SHARED, Panel, one_of, run_among
 from charllm.ui.merge_candidates import candidate_html, candidates_html
 from charllm.ui.merge_form import Setup
@@ -37,11 +38,10 @@ from charllm.ui.merge_live_html import (
 )
 from charllm.ui.merge_report import report_html
 from charllm.ui.page import Page, banner
+from charllm.ui.presses import newest, noted, noting
 from charllm.ui.train_live import Has
 from charllm.ui.train_live_html import log_html
 from charllm.ui.words import language_of, t, warn
-
-CLICKS = "window.charllmForm(element, props, trigger, watch)"
 
 TEXTS = ("detail", "report", "heats", "candidates", "log")
 """The panes of HTML, as they are sent."""
@@ -97,10 +97,8 @@ def _buttons() -> dict[str, gr.Button]:
     }
 
 
-def _html(elem_id: str, clicks: bool = False) -> gr.HTML:
-    return gr.HTML(
-        "", js_on_load=CLICKS if clicks else None, apply_default_css=False, elem_id=elem_id
-    )
+def _html(elem_id: str, on_load: str | None = None) -> gr.HTML:
+    return gr.HTML("", js_on_load=on_load, apply_default_css=False, elem_id=elem_id)
 
 
 def build(page: Page, setup: Setup, tabs: gr.Tabs) -> Panel:
@@ -110,7 +108,7 @@ def build(page: Page, setup: Setup, tabs: gr.Tabs) -> Panel:
         chosen = gr.Dropdown([], label=t("Follow", "表示する実行"), scale=4, elem_id="merge-chosen")
         buttons = _buttons()
     detail = _html("merge-detail")
-    report = _html("merge-report", clicks=True)
+    report = clickable("merge-report")
     curves = gr.HTML(
         {},
         html_template='<div class="curves"></div>',
@@ -121,7 +119,7 @@ def build(page: Page, setup: Setup, tabs: gr.Tabs) -> Panel:
     heats = _html("merge-heats")
     with gr.Row(elem_id="merge-candidates-row"):
         with gr.Column(scale=6, min_width=420):
-            candidates = _html("merge-candidates", clicks=True)
+            candidates = _html("merge-candidates", noting("charllmForm", "candidate"))
         with gr.Column(scale=5, min_width=380):
             one = _html("merge-candidate")
     forking = gr.Column(elem_id="merge-fork-place")
@@ -129,6 +127,7 @@ def build(page: Page, setup: Setup, tabs: gr.Tabs) -> Panel:
         log = _html("merge-log")
     has = gr.Textbox("", visible=False)
     current, compared = gr.Textbox("", visible=False), gr.Textbox("", visible=False)
+    pressed = gr.Textbox("", visible=False)
     ticker = gr.Timer(1.0)
     panes = [curves, detail, report, heats, candidates, log]
     followed = [table, *buttons.values(), *panes, has]
@@ -202,8 +201,8 @@ def build(page: Page, setup: Setup, tabs: gr.Tabs) -> Panel:
 
         return handler
 
-    def on_candidate(run_id: str, request: gr.Request, event: gr.EventData) -> str:
-        """What the pressed candidate has said."""
+    def on_candidate(run_id: str, pressed_: str, request: gr.Request) -> str:
+        """What the candidate that was pressed last has said."""
         run = run_among(page.paths, "evolve", run_id)
         if run is None:
             return ""
@@ -211,7 +210,7 @@ def build(page: Page, setup: Setup, tabs: gr.Tabs) -> Panel:
             sheet, seen = view.sheet(run), view.of(run)
         except UserError as error:
             return banner(error.in_(language_of(request)), "bad")
-        return candidate_html(sheet, str(event._data.get("id", "")), seen.parents, request)
+        return candidate_html(sheet, str(noted(pressed_).get("id", "")), seen.parents, request)
 
     def on_chosen(run_id: str, has_: str, request: gr.Request) -> list[Any]:
         """Another run: the candidate that was looked at is not one of its own."""
@@ -248,6 +247,7 @@ def build(page: Page, setup: Setup, tabs: gr.Tabs) -> Panel:
         on_chosen,
         seen_,
         [one, *followed],
+        trigger_mode="always_last",
         **SHARED,
     )
     for name, button in buttons.items():
@@ -255,6 +255,13 @@ def build(page: Page, setup: Setup, tabs: gr.Tabs) -> Panel:
     report.select(on_compare, current, compared, **SHARED).then(
         None, compared, None, js="(text) => window.charllmCompare(text)"
     )
-    candidates.select(on_candidate, current, one, **SHARED)
+    candidates.select(
+        on_candidate,
+        [current, pressed],
+        one,
+        js=newest("candidate"),
+        trigger_mode="always_last",
+        **SHARED,
+    )
     curves.select(all_points, current, followed, **SHARED)
     return Panel(look, seen_, shown)

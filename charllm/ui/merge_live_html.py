@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
-from html import escape
 from typing import Any
 
 import gradio as gr
 
 from charllm.data.config import Paths
-from charllm.data.errors import Text, UserError
+from charllm.data.errors import Text
 from charllm.services.merge_forms import merge_runs
 from charllm.services.merge_view import Seen, Sheet, config_of
-from charllm.services.runs import Run, Status
-from charllm.services.train_view import queue_of
+from charllm.services.runs import Run
 from charllm.ui.judge_html import UNKNOWN, empty, figures, money_text
+from charllm.ui.live_html import runs_table, state_parts
 from charllm.ui.merge_html import (
     ENGINES,
     gain_text,
     heat_html,
     short,
 )
-from charllm.ui.page import progress_bar
-from charllm.ui.runs_tab import seconds_text, state_chip
+from charllm.ui.runs_tab import seconds_text
 from charllm.ui.train_html import words
 from charllm.ui.train_live_html import run_label
 from charllm.ui.words import say
@@ -87,37 +84,13 @@ def table_html(paths: Paths, chosen: str | None, request: gr.Request) -> str:
     runs = merge_runs(paths)[:SHOWN]
     if not runs:
         return empty(NO_RUNS, request)
-    heads = (
-        Text("Name", "名前"),
-        Text("Parents", "親"),
-        Text("Method", "方法"),
-        Text("State", "状態"),
-        Text("Progress", "進み"),
-        Text("Left", "残り"),
-        Text("Started", "開始"),
-    )
-    head = "".join(f"<th>{words(text, request)}</th>" for text in heads)
-    body = "".join(_run_row(run, run.id == chosen, request) for run in runs)
-    return f'<table class="plain figs"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
+    what = (Text("Parents", "親"), Text("Method", "方法"))
+    return runs_table(runs, chosen, what, _cells, request)
 
 
-def _run_row(run: Run, chosen: bool, request: gr.Request) -> str:
-    status = run.status()
-    try:
-        config = config_of(run)
-        what = (" × ".join(short(one) for one in config.parents), config.method)
-    except UserError:  # a damaged folder is still a row; what is wrong is told where it is chosen
-        what = (UNKNOWN, UNKNOWN)
-    started = time.strftime("%m-%d %H:%M", time.localtime(status.started or status.created))
-    bar = progress_bar(1.0 if status.state == "done" else status.progress.share or 0.0)
-    left = seconds_text(status.seconds_left) if status.live else ""
-    mark = ' class="chosen"' if chosen else ""
-    return (
-        f"<tr{mark}><td><b>{escape(run.name)}</b></td><td>{escape(what[0])}</td>"
-        f"<td>{escape(what[1])}</td><td>{state_chip(status, request)}</td>"
-        f"<td style='min-width:140px'>{bar}</td><td class='num'>{left}</td>"
-        f"<td class='num'>{started}</td></tr>"
-    )
+def _cells(run: Run) -> tuple[str, str]:
+    config = config_of(run)
+    return " × ".join(short(one) for one in config.parents), config.method
 
 
 # --- one run ------------------------------------------------------------------------------------
@@ -128,13 +101,7 @@ def detail_html(
 ) -> str:
     """What it does now, how far it is, why it waits or failed, and its newest figures."""
     status = run.status()
-    parts = [f"<span>{state_chip(status, request)} {escape(_step(status, request))}</span>"]
-    if status.live:
-        parts.append(progress_bar(status.progress.share))
-    if status.state == "queued":
-        parts.append(f"<span>{words(_waiting(paths, run), request)}</span>")
-    if status.error:
-        parts.append(f"<span>{words(status.error.text, request)}</span>")
+    parts = state_parts(paths, run, status, request)
     if status.resumable and status.state != "done":
         on = Text(
             "Nothing is lost: Resume goes on where it stopped, with the same candidates.",
@@ -144,24 +111,6 @@ def detail_html(
     bad = "bad" if status.state in ("failed", "crashed") else ""
     boxes = figures(_figures(run, seen, sheet, request)) if sheet else ""
     return f'<div class="stacked"><div class="banner {bad}">{"".join(parts)}</div>{boxes}</div>'
-
-
-def _step(status: Status, request: gr.Request) -> str:
-    doing = say(status.progress.message.text, request) if status.live else ""
-    left = seconds_text(status.seconds_left) if status.live else ""
-    ahead = say(Text(f"about {left} left", f"残り約 {left}"), request) if left else ""
-    return " · ".join(filter(None, [doing, ahead]))
-
-
-def _waiting(paths: Paths, run: Run) -> Text:
-    ahead, holder = queue_of(paths, run)
-    if holder is None and not ahead:
-        return Text("It starts in a moment.", "まもなく始まります。")
-    held = f": {holder.name}" if holder else ""
-    return Text(
-        f"Waiting for the accelerator{held}; {ahead} ahead in the queue.",
-        f"アクセラレーターの順番を待っています{held}。先に {ahead} 件あります。",
-    )
 
 
 def _figures(

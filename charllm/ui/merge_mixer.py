@@ -34,6 +34,7 @@ from charllm.ui.merge_mixer_form import (
 )
 from charllm.ui.merge_mixer_html import board_html, replies_html, saved_html
 from charllm.ui.page import Page, banner
+from charllm.ui.presses import newest, noted, noting
 from charllm.ui.train_live_html import run_label
 from charllm.ui.words import language_of, say, t, warn
 
@@ -76,7 +77,7 @@ def build(page: Page) -> Panel:
             board = gr.HTML(
                 {},
                 html_template='<div class="mixer"></div>',
-                js_on_load="window.charllmMixer(element, props, trigger, watch)",
+                js_on_load=noting("charllmMixer", "mix"),
                 head=script(),
                 apply_default_css=False,
                 elem_id="mixer-board",
@@ -100,6 +101,7 @@ def _wire(
     parents, size, told, board = top
     held_, here = gr.Textbox("", visible=False), gr.Textbox("", visible=False)
     seen, compared = gr.Textbox("", visible=False), gr.Textbox("", visible=False)
+    moved = gr.Textbox("", visible=False)
     ticker = gr.Timer(SECONDS, active=False)
 
     def runs_for(names: Sequence[str], value: str | None = None) -> gr.Dropdown:
@@ -156,14 +158,14 @@ def _wire(
         preset: str,
         rag: bool,
         follow: bool,
+        moved_: str,
         request: gr.Request,
-        event: gr.EventData,
     ) -> list[Any]:
         """Sliders have moved: the model follows, and answers again where that is wanted."""
         held = Held.read(text)
         if held is None:
             return [gr.skip()] * 4
-        moved = Held.read(json.dumps({**vars(held), "weights": event._data.get("weights")}))
+        moved = Held.read(json.dumps({**vars(held), "weights": noted(moved_).get("weights")}))
         if moved is None:
             return [gr.skip()] * 4
         if not (follow and question.strip() and desk.look(page_)):
@@ -245,18 +247,19 @@ def _wire(
     whole = [parents, size, here, keep.name, *made]
     asking = [held_, here, profile, *ask.inputs]
     shown_ = [ask.replies, seen, ticker]
+    last = {"trigger_mode": "always_last", **SHARED}
     page.tab.select(look, [held_, here, profile], whole, js=RECALL, **SHARED)
-    profile.input(on_profile, [here, profile], whole, **SHARED)
-    parents.input(on_parents, [parents, size], made, **SHARED)
-    gr.on([size.submit, size.blur], on_size, [held_, size], made, **SHARED)
+    profile.input(on_profile, [here, profile], whole, **last)
+    parents.input(on_parents, [parents, size], made, **last)
+    gr.on([size.submit, size.blur], on_size, [held_, size], made, **last)
     held_.change(None, held_, None, js=KEEP)
-    board.select(on_mix, asking, [held_, *shown_], trigger_mode="always_last", **SHARED)
+    board.select(on_mix, [*asking, moved], [held_, *shown_], js=newest("mix"), **last)
     gr.on([ask.go.click, ask.question.submit], on_ask, asking, shown_, **SHARED)
     ask.stop.click(on_stop, here, None, queue=False, **SHARED)
     ticker.tick(on_tick, [here, seen], shown_, **SHARED)
     keep.save.click(on_save, [held_, keep.name, keep.where], keep.saved, **SHARED)
     keep.send.click(on_send, [held_, keep.runs], [keep.sent, keep.runs], **SHARED)
-    keep.saved.select(on_compare, [held_, profile], compared, **SHARED).then(
-        None, compared, None, js="(text) => window.charllmCompare(text)"
-    )
+    keep.saved.select(
+        on_compare, [held_, profile], compared, trigger_mode="multiple", **SHARED
+    ).then(None, compared, None, js="(text) => window.charllmCompare(text)")
     return Panel(look, [held_, here, profile], whole)

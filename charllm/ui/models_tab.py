@@ -280,7 +280,7 @@ def build(page: Page) -> None:
     page.tab.select(look_around, None, machine, **shared)
     ticker.tick(tick, None, [state, prepare], **shared)
     for slider in (rows, length):
-        slider.release(draw_catalog, [rows, length], catalog, **shared)
+        slider.release(draw_catalog, [rows, length], catalog, trigger_mode="always_last", **shared)
     prepare.click(start, None, state, **shared)
     add.click(add_one, [name, url, model, rag, key], [endpoints, key], **shared)
     add_locally.click(

@@ -30,6 +30,8 @@ STATES: dict[str, Text] = {
     "cancelled": Text("cancelled", "取消"),
     "crashed": Text("crashed", "異常終了"),
 }
+KEPT = Text("stopped, kept", "停止（保存済み）")
+"""Instead of done or cancelled, where a stop came before the end and nothing was lost by it."""
 EMPTY = Text(
     "No runs yet. Preparing the model, indexing facts, training and merging appear here.",
     "まだ実行はありません。モデルの準備、事実の索引、学習、マージがここに並びます。",
@@ -53,8 +55,14 @@ def kind_text(run: Run, request: gr.Request) -> str:
     return say(kind.label, request) if kind else run.kind
 
 
+def state_text(status: Status) -> Text:
+    """How a run stands, in a word or two."""
+    return KEPT if status.kept else STATES[status.state]
+
+
 def state_chip(status: Status, request: gr.Request) -> str:
-    return f'<span class="state {status.state}">{escape(say(STATES[status.state], request))}</span>'
+    kind = "paused" if status.kept else status.state
+    return f'<span class="state {kind}">{escape(say(state_text(status), request))}</span>'
 
 
 def table_html(page: Page, request: gr.Request) -> str:
@@ -175,7 +183,8 @@ def build(page: Page) -> None:
         ]
 
     def tick(run_id: str | None, request: gr.Request) -> Any:
-        """Without the list of choices: replacing it would close it under the user's mouse."""
+        """Without the list of choices: replacing it would close it under the user's mouse, or
+        choose again what is not chosen any more."""
         table_, _, detail_, log_ = look(run_id, request)
         known = run_id is not None and any(run.id == run_id for run in list_runs(page.paths))
         return [table_, detail_ if known else gr.skip(), log_ if known else gr.skip()]
@@ -199,8 +208,9 @@ def build(page: Page) -> None:
 
     outputs = [table, chosen, detail, log]
     page.tab.select(look, chosen, outputs, **shared)
-    chosen.input(look, chosen, outputs, **shared)
-    ticker.tick(tick, chosen, [table, detail, log], **shared)
+    followed = [table, detail, log]
+    chosen.input(tick, chosen, followed, trigger_mode="always_last", **shared)
+    ticker.tick(tick, chosen, followed, **shared)
     for button, what in (
         (stop, "save"),
         (cancel, "cancel"),

@@ -29,7 +29,7 @@ from charllm.ui.judge_html import (
     table,
 )
 from charllm.ui.page import banner
-from charllm.ui.runs_tab import STATES, state_chip
+from charllm.ui.runs_tab import state_chip, state_text
 from charllm.ui.words import say
 
 NEAR = 8
@@ -46,7 +46,7 @@ CUT = 240
 def run_choices(paths: Paths, request: gr.Request) -> list[tuple[str, str]]:
     """The filter runs that have judged something, with their state."""
     runs = [r for r in runs_of(paths, "filter") if (r.folder / RECORDS).exists()]
-    return [(f"{run_label(r)} · {say(STATES[r.status().state], request)}", r.id) for r in runs]
+    return [(f"{run_label(r)} · {say(state_text(r.status()), request)}", r.id) for r in runs]
 
 
 def judged(run: Run) -> Filtering:

@@ -32,6 +32,7 @@ from charllm.services.train_forms import (
 from charllm.services.train_look import base_ready
 from charllm.ui import form as forms
 from charllm.ui.form import Form
+from charllm.ui.form_page import Reader, build_reader, clickable
 from charllm.ui.form_values import packed, shown_values, unpacked
 from charllm.ui.judge_html import SHARED, Panel
 from charllm.ui.page import Page, profile_choices
@@ -100,35 +101,14 @@ class Setup:
 
     def after(self, event: Any) -> Any:
         """Show what depends on the form's values, which ``event`` has changed."""
-        return event.then(self.follow, self.form.inputs, self.follows, js=KEEP, **SHARED)
-
-
-@dataclass(frozen=True)
-class _Reader:
-    text: gr.Textbox
-    file: gr.UploadButton
-    go: gr.Button
-
-
-def _reader() -> _Reader:
-    with gr.Accordion(t("Read YAML into the form", "YAML をフォームに読み込む"), open=False):
-        text = gr.Textbox(
-            "",
-            show_label=False,
-            container=False,
-            lines=5,
-            max_lines=14,
-            placeholder="name: …\nprofile: …\ndataset: …",
-            elem_id="train-yaml-text",
+        return event.then(
+            self.follow,
+            self.form.inputs,
+            self.follows,
+            js=KEEP,
+            trigger_mode="always_last",
+            **SHARED,
         )
-        with gr.Row():
-            go = gr.Button(t("Read this text", "このテキストを読み込む"), elem_id="train-yaml-read")
-            file = gr.UploadButton(
-                t("Read a file…", "ファイルを読み込む…"),
-                file_types=[".yaml", ".yml"],
-                elem_id="train-yaml-file",
-            )
-    return _Reader(text, file, go)
 
 
 def build(page: Page, gate: Gate) -> Setup:
@@ -146,13 +126,8 @@ def build(page: Page, gate: Gate) -> Setup:
             )
         with gr.Column(scale=4, min_width=330, elem_id="train-side"):
             base = gr.HTML("", elem_id="train-base-note")
-            recipe = gr.HTML(
-                "",
-                js_on_load="window.charllmForm(element, props, trigger, watch)",
-                apply_default_css=False,
-                elem_id="train-recipe",
-            )
-            reader = _reader()
+            recipe = clickable("train-recipe")
+            reader = build_reader("train", "name: …\nprofile: …\ndataset: …")
     return _wire(page, gate, form, begin, base, recipe, reader)
 
 
@@ -166,7 +141,7 @@ def _wire(
     begin: gr.Dropdown,
     base: gr.HTML,
     recipe: gr.HTML,
-    reader: _Reader,
+    reader: Reader,
 ) -> Setup:
     fields = list(form.fields.values())
     whole = [begin, *form.inputs]
@@ -217,10 +192,12 @@ def _wire(
         if start is None or start == FILE:
             return [gr.skip()] * len(whole)
         try:
-            return begun(start, start_values(page.paths, start, slug), request)
+            made = begun(start, start_values(page.paths, start, slug), request)
         except UserError as error:
             warn(error, request)
             return [gr.skip()] * len(whole)
+        # Not its value: by now another one may be chosen.
+        return [gr.Dropdown(start_choices(page, start, request)), *made[1:]]
 
     def on_profile(slug: str | None, start: str, request: gr.Request) -> list[Any]:
         """Another character in the header: its name, its dataset, a free name for the result."""
@@ -262,12 +239,13 @@ def _wire(
         form, Panel(look_again, [kept, page.profile, *form.inputs], whole), follow, follows
     )
     form.on_change(follow, follows, js=KEEP, **SHARED)
+    last = {"trigger_mode": "always_last", **SHARED}
     for event in (
-        begin.input(on_begin, [begin, page.profile], whole, **SHARED),
-        page.profile.input(on_profile, [page.profile, form.start], form.inputs, **SHARED),
+        begin.input(on_begin, [begin, page.profile], whole, **last),
+        page.profile.input(on_profile, [page.profile, form.start], form.inputs, **last),
         reader.go.click(read_text_, reader.text, whole, **SHARED),
         reader.file.upload(read_file, reader.file, whole, **SHARED),
-        form.state.select(on_back, form.inputs, fields, **SHARED),
+        form.state.select(on_back, form.inputs, fields, trigger_mode="multiple", **SHARED),
     ):
         setup.after(event)
     return setup

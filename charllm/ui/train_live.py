@@ -223,7 +223,7 @@ def build(page: Page, gate: Gate, setup: Setup, tabs: gr.Tabs) -> Panel:
     )
     ticker.tick(follow, seen, followed, **SHARED)
     chosen.input(None, chosen, current, js="(run) => run || ''").then(
-        follow, seen, followed, **SHARED
+        follow, seen, followed, trigger_mode="always_last", **SHARED
     )
     for name, button in buttons.items():
         button.click(act(name), seen, followed, **SHARED)

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import time
 from html import escape
 from typing import Any
 
 import gradio as gr
 
 from charllm.data.config import Paths
-from charllm.data.errors import Text, UserError
+from charllm.data.errors import Text
 from charllm.services.runs import Run, Status
 from charllm.services.train_forms import config_of, train_runs
-from charllm.services.train_view import Seen, queue_of
+from charllm.services.train_view import Seen
 from charllm.ui.judge_html import UNKNOWN, empty, figures
-from charllm.ui.page import progress_bar
-from charllm.ui.runs_tab import seconds_text, state_chip
+from charllm.ui.live_html import runs_table, state_parts
+from charllm.ui.runs_tab import seconds_text
 from charllm.ui.train_html import words
 from charllm.ui.words import say
 
@@ -82,37 +81,13 @@ def table_html(paths: Paths, chosen: str | None, request: gr.Request) -> str:
     runs = train_runs(paths)[:SHOWN]
     if not runs:
         return empty(NO_RUNS, request)
-    heads = (
-        Text("Name", "名前"),
-        Text("Dataset", "データセット"),
-        Text("Base", "ベース"),
-        Text("State", "状態"),
-        Text("Progress", "進み"),
-        Text("Left", "残り"),
-        Text("Started", "開始"),
-    )
-    head = "".join(f"<th>{words(text, request)}</th>" for text in heads)
-    body = "".join(_run_row(run, run.id == chosen, request) for run in runs)
-    return f'<table class="plain figs"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
+    what = (Text("Dataset", "データセット"), Text("Base", "ベース"))
+    return runs_table(runs, chosen, what, _cells, request)
 
 
-def _run_row(run: Run, chosen: bool, request: gr.Request) -> str:
-    status = run.status()
-    try:
-        config = config_of(run)
-        what = (config.dataset, config.base)
-    except UserError:  # a damaged folder is still a row; what is wrong is told where it is chosen
-        what = (UNKNOWN, UNKNOWN)
-    started = time.strftime("%m-%d %H:%M", time.localtime(status.started or status.created))
-    bar = progress_bar(1.0 if status.state == "done" else status.progress.share or 0.0)
-    left = seconds_text(status.seconds_left) if status.live else ""
-    mark = ' class="chosen"' if chosen else ""
-    return (
-        f"<tr{mark}><td><b>{escape(run.name)}</b></td><td>{escape(what[0])}</td>"
-        f"<td>{escape(what[1])}</td><td>{state_chip(status, request)}</td>"
-        f"<td style='min-width:140px'>{bar}</td><td class='num'>{left}</td>"
-        f"<td class='num'>{started}</td></tr>"
-    )
+def _cells(run: Run) -> tuple[str, str]:
+    config = config_of(run)
+    return config.dataset, config.base
 
 
 # --- one run ------------------------------------------------------------------------------------
@@ -121,19 +96,7 @@ def _run_row(run: Run, chosen: bool, request: gr.Request) -> str:
 def detail_html(paths: Paths, run: Run, seen: Seen, request: gr.Request) -> str:
     """What it does now, how far it is, why it waits or failed, and its newest figures."""
     status = run.status()
-    parts = [f"<span>{state_chip(status, request)} {escape(_step(status, request))}</span>"]
-    if status.live:
-        parts.append(progress_bar(status.progress.share))
-    if status.state == "queued":
-        parts.append(f"<span>{words(_waiting(paths, run), request)}</span>")
-    if status.stalled:
-        quiet = Text(
-            "It has not been heard of for a while: the machine may be overloaded.",
-            "しばらく応答がありません。マシンの負荷が高い可能性があります。",
-        )
-        parts.append(f'<span class="note">{words(quiet, request)}</span>')
-    if status.error:
-        parts.append(f"<span>{words(status.error.text, request)}</span>")
+    parts = state_parts(paths, run, status, request)
     if status.state == "crashed" or status.stopped == "save":
         parts.append(f'<span class="note">{words(GOES_ON, request)}</span>')
     elif status.state == "cancelled" and seen.steps:
@@ -143,25 +106,6 @@ def detail_html(paths: Paths, run: Run, seen: Seen, request: gr.Request) -> str:
     finished = status.state == "done" and not status.stopped  # the card of its result says it
     told = "" if finished else f'<div class="banner {bad}">{"".join(parts)}</div>'
     return f'<div class="stacked" data-state="{status.state}">{told}{boxes}</div>'
-
-
-def _step(status: Status, request: gr.Request) -> str:
-    doing = say(status.progress.message.text, request) if status.live else ""
-    left = seconds_text(status.seconds_left) if status.live else ""
-    ahead = say(Text(f"about {left} left", f"残り約 {left}"), request) if left else ""
-    return " · ".join(filter(None, [doing, ahead]))
-
-
-def _waiting(paths: Paths, run: Run) -> Text:
-    ahead, holder = queue_of(paths, run)
-    if holder is None and not ahead:
-        return Text("It starts in a moment.", "まもなく始まります。")
-    held = holder.name if holder else ""
-    en = f"Waiting for the accelerator: {held} uses it" if held else "Waiting for the accelerator"
-    ja = f"{held} がアクセラレーターを使っているため待っています" if held else "順番を待っています"
-    if ahead:
-        return Text(f"{en}; {ahead} ahead in the queue.", f"{ja}。先に {ahead} 件あります。")
-    return Text(f"{en}; it is next.", f"{ja}。次の番です。")
 
 
 def _figures(seen: Seen, status: Status, request: gr.Request) -> list[tuple[str, str, str]]:

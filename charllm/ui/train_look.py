@@ -117,7 +117,7 @@ def build(page: Page, gate: Gate, setup: Setup, tabs: gr.Tabs) -> None:
         measures = found.memory.get("measures", []) if found else []
         place = int(event._data.get("place") or 0)
         changes = measures[place]["changes"] if place < len(measures) else {}
-        return form.apply(values, changes)
+        return form.apply(changes)
 
     looked = [tabs, shown.summary, *listed, *gate.outputs]
     waits = {**SHARED, "show_progress": "minimal", "show_progress_on": gate.status}
@@ -125,7 +125,10 @@ def build(page: Page, gate: Gate, setup: Setup, tabs: gr.Tabs) -> None:
         lambda: "train", None, shown.part, **SHARED
     )
     page.tab.select(opened, form.inputs, [shown.summary, *listed], **SHARED)
-    applied = shown.summary.select(on_measure, form.inputs, list(form.fields.values()), **SHARED)
+    fields = list(form.fields.values())
+    applied = shown.summary.select(
+        on_measure, form.inputs, fields, trigger_mode="multiple", **SHARED
+    )
     setup.after(applied).then(look, form.inputs, looked, **waits)
     turned = [shown.part, shown.number, *form.inputs]
     for event, by in (

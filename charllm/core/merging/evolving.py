@@ -1,22 +1,23 @@
 """The stage ``evolve``: from parents and questions to a recipe that is published with its report.
 
 It brings parts together that know nothing of each other: the plan and its engine, the questions
-with their facts, the judge, the search. It resumes from its folder after a kill.
+(``evolve_questions.py``), the judge, the search. It resumes from its folder after a kill. What it
+will take is told before it starts (``quote_evolve``).
 """
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from charllm.core.evaluation.general_questions import GeneralQuestion, load_general
+from charllm.core.claims import claimed
 from charllm.core.merging import planning
 from charllm.core.merging.coefficients import EMBEDDINGS, HEAD, layer_groups
 from charllm.core.merging.evolve_config import EvolveConfig
+from charllm.core.merging.evolve_questions import query_file, splits_of, stage_of
 from charllm.core.merging.genome import Space
 from charllm.core.merging.layer_space import layer_space, with_average
 from charllm.core.merging.objective import Objective
@@ -25,20 +26,17 @@ from charllm.core.merging.ray_trial import PoolTrial
 from charllm.core.merging.search import run_search
 from charllm.core.merging.search_config import plan as search_plan
 from charllm.core.merging.search_report import explain, plain
-from charllm.core.merging.splits import SPLITS, Splits, split_queries
-from charllm.core.merging.trial import GUARD, LINE, Question, Stage, Trial
+from charllm.core.merging.splits import split_queries
+from charllm.core.merging.trial import Stage, Trial
 from charllm.data.config import Paths
 from charllm.data.errors import Text, UserError
 from charllm.data.files import write_json
-from charllm.data.profile import Profile, load_profile
+from charllm.data.profile import load_profile
 from charllm.data.progress import Reporter
-from charllm.data.queries import Query, load_queries
+from charllm.data.queries import load_queries
 
 if TYPE_CHECKING:
     from charllm.core.merging.planning import Plan
-    from charllm.data.prompts import Row, Template
-
-ROWS = {"cpu": 16, "cuda": 128}
 
 
 def run_evolve(
@@ -49,6 +47,11 @@ def run_evolve(
     Merges of adapters become ``checkpoints/<name>``, others a 16-bit model in the workspace.
     ``Paused`` where a budget or the judge's quota is used up; ``Stopped`` when cancelled.
     """
+    with claimed(paths, config.name, folder):
+        return _run(config, reporter, folder, paths)
+
+
+def _run(config: EvolveConfig, reporter: Reporter, folder: Path, paths: Paths) -> dict[str, Any]:
     from charllm.core.judging.judges import open_judge
     from charllm.core.judging.quality_marks import require
     from charllm.core.judging.score import style_scorer
@@ -65,7 +68,7 @@ def run_evolve(
             goal = replace(goal, floors={"general": config.guard})
         home = found.parents[0].base
         home = found.vocabulary.saved(folder / "tokenizer") if found.vocabulary else home
-        stage, splits = _stage(config, paths, profile, found, reporter, home)
+        stage = stage_of(config, paths, profile, found, reporter, home)
         goal.check(stage.parts)
         reporter.progress(0, 1, Text("loading the parents", "親モデルを読み込んでいます"))
         with closing(_engine(config, found, stage, paths, reporter)) as engine:
@@ -76,7 +79,7 @@ def run_evolve(
             result = run_search(
                 config.search,
                 space,
-                splits,
+                splits_of(config, paths),
                 None,
                 folder / "search",
                 reporter,
@@ -156,10 +159,6 @@ def check_start(config: EvolveConfig, paths: Paths) -> None:
     split_queries(load_queries(query_file(config, paths)))
 
 
-def query_file(config: EvolveConfig, paths: Paths) -> Path:
-    return paths.queries / f"{config.queries or config.profile}.jsonl"
-
-
 def plan_for(config: EvolveConfig, paths: Paths) -> Plan:
     """Engine and memory; ``UserError`` names what keeps the parents from being merged."""
     asked = (config.parents, config.method, config.base)
@@ -189,12 +188,8 @@ def quote_evolve(config: EvolveConfig, paths: Paths) -> dict[str, Any]:
     """What an evolution will take, before it starts: memory, candidates, replies."""
     check_start(config, paths)
     found = plan_for(config, paths)
-    splits = split_queries(load_queries(query_file(config, paths)))
-    if config.lines:
-        splits = _with_lines(splits, [LINE + one.id for one in _line_dialogues(config, paths)])
-    splits = _with_general(splits, _general(config, paths))
     space = space_of(config, found)
-    made = search_plan(config.search, space, splits)
+    made = search_plan(config.search, space, splits_of(config, paths))
     return {
         "plan": plan_json(found),
         "groups": list(space.groups),
@@ -224,137 +219,3 @@ def space_of(config: EvolveConfig, found: Plan) -> Space:
         groups = [name for name in groups if name not in (EMBEDDINGS, HEAD)]
     genes = config.search.parametrisation
     return Space(tuple(groups), len(found.parents), genes, config.method)
-
-
-# ── what is asked ─────────────────────────────────────────────────────────────────────────────
-
-
-def _facts(
-    config: EvolveConfig,
-    paths: Paths,
-    profile: Profile,
-    queries: Sequence[Query],
-    reporter: Reporter,
-) -> dict[str, tuple[str, ...] | None]:
-    """The facts each question's prompt shows; None without retrieval."""
-    if not config.rag:
-        return dict.fromkeys((query.id for query in queries), None)
-    from charllm.core.embedding import EmbedderConfig, get_embedder
-    from charllm.core.retrieval import open_index, threshold_for
-
-    embedder = get_embedder(EmbedderConfig())
-    index = open_index(paths, profile, embedder)
-    if index.state().kind != "ready":
-        index.build(reporter)
-    limit = threshold_for(paths, profile.slug, embedder)
-    return {
-        query.id: tuple(
-            hit.fact for hit in index.retrieve(query.text, config.top_k, limit) if hit.used
-        )
-        for query in queries
-    }
-
-
-def _stage(
-    config: EvolveConfig,
-    paths: Paths,
-    profile: Profile,
-    found: Plan,
-    reporter: Reporter,
-    home: Path,
-) -> tuple[Stage, Splits]:
-    """The questions as they are asked of every candidate, and which split each belongs to.
-
-    ``home`` holds the tokenizer.
-    """
-    from charllm.core.models import shared_tokenizer
-    from charllm.data.prompts import build_messages, end_ids, get_template, prompt_ids
-
-    queries = load_queries(query_file(config, paths))
-    reporter.progress(0, 1, Text("looking up the facts", "事実を検索しています"))
-    facts = _facts(config, paths, profile, queries, reporter)
-    tokenizer = shared_tokenizer(home)
-    template = get_template(_template(config, found, profile))
-    questions = {
-        query.id: Question(
-            query.id,
-            query.text,
-            prompt_ids(
-                template,
-                tokenizer,
-                build_messages(profile, query.text, facts=facts[query.id] or None),
-            ),
-            query.gold,
-        )
-        for query in queries
-    }
-    lines = _lines(config, paths, profile, template, tokenizer)
-    stage = Stage(
-        tokenizer,
-        end_ids(template, tokenizer),
-        template.stop_strings,
-        questions,
-        lines,
-        config.preset,
-        config.rows or ROWS[found.device],
-        _general(config, paths),
-    )
-    splits = _with_lines(split_queries(queries), list(lines))
-    return stage, _with_general(splits, stage.general)
-
-
-def _template(config: EvolveConfig, found: Plan, profile: Profile) -> str:
-    from charllm.core.catalog import find_model, template_name
-
-    if config.template != "auto":
-        return config.template
-    home = found.parents[0].base
-    try:
-        return template_name(find_model(home.name), profile.language)
-    except UserError:
-        return template_name(find_model(str(home)), profile.language)
-
-
-def _line_dialogues(config: EvolveConfig, paths: Paths) -> list[Any]:
-    from charllm.core.training_data import split_dialogues
-    from charllm.data.dialogue import dataset_path, load_dialogues
-
-    dialogues = load_dialogues(dataset_path(paths, config.lines))
-    share = min(config.lines_held_out, 0.999)
-    return split_dialogues(dialogues, "all", share, config.lines_seed)[1]
-
-
-def _lines(
-    config: EvolveConfig, paths: Paths, profile: Profile, template: Template, tokenizer: Any
-) -> dict[str, Row]:
-    """The held-out dialogues as rows, with the facts that their replies rely on."""
-    if not config.lines:
-        return {}
-    from charllm.core.training_data import build_rows, choose_facts
-
-    dialogues = _line_dialogues(config, paths)
-    examples = choose_facts(dialogues, profile, 1.0 if config.rag else 0.0, config.lines_seed)
-    rows = build_rows(examples, profile, template, tokenizer, max_length=100_000)
-    return {LINE + one.id: row for one, row in zip(dialogues, rows, strict=True)}
-
-
-def _with_lines(splits: Splits, lines: Sequence[str]) -> Splits:
-    """Lines are dealt out to the splits in turn, so that none is both tuned and reported on."""
-    dealt = {split: tuple(lines[place :: len(SPLITS)]) for place, split in enumerate(SPLITS)}
-    return Splits(*(splits.of(split) + dealt[split] for split in SPLITS))
-
-
-def _general(config: EvolveConfig, paths: Paths) -> dict[str, GeneralQuestion]:
-    """The general questions that guard against forgetting; {} where none are asked."""
-    if config.general_sets is None:
-        return {}
-    return {GUARD + one.id: one for one in load_general(paths, config.general_sets)}
-
-
-def _with_general(splits: Splits, questions: Mapping[str, GeneralQuestion]) -> Splits:
-    """General questions say themselves which split they belong to."""
-    dealt = {
-        split: tuple(key for key, one in questions.items() if one.split == split)
-        for split in SPLITS
-    }
-    return Splits(*(splits.of(split) + dealt[split] for split in SPLITS))

@@ -163,7 +163,12 @@ class SearchConfig(Config):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.race_first + self.race_more > 1 and self.race_first < 1:
-            raise ValueError("race_first and race_more together ask more than all queries")
+            raise ValueError("race_first and race_more together exceed 1") from UserError(
+                "race_first and race_more together must not exceed 1: they are shares of the "
+                "search queries. For every query of everybody set race_first to 1.",
+                "race_first と race_more の合計は 1 以下にしてください（探索用の質問に対する割合"
+                "です）。全候補に全問を使うなら race_first を 1 にします。",
+            )
         try:
             Objective.parse(self.objective)
         except UserError as error:
