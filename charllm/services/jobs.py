@@ -171,7 +171,7 @@ def tick(paths: Paths) -> list[Run]:
 
     Any process may call this at any time. If another one is at it, nothing is done.
     """
-    lock = _queue_lock(paths)
+    lock = queue_lock(paths)
     if not lock.try_acquire():
         return []
     try:
@@ -273,7 +273,7 @@ def stop(paths: Paths, run: Run, how: StopRequest = "save") -> None:
     A queued run is cancelled at once. A running one ends at its next safe point; a cancelled one
     is killed by a later ``tick`` if it does not. ``UserError`` if it has ended already.
     """
-    with _queue_lock(paths).hold():
+    with queue_lock(paths).hold():
         status = run.status()
         if status.ended_:
             raise UserError(
@@ -289,7 +289,7 @@ def stop(paths: Paths, run: Run, how: StopRequest = "save") -> None:
 
 def resume(paths: Paths, run: Run) -> Run:
     """Queue an ended run again, in the same folder; its stage goes on from what it finds there."""
-    with _queue_lock(paths).hold():
+    with queue_lock(paths).hold():
         status = run.status()
         if not status.resumable:
             raise UserError(
@@ -305,7 +305,7 @@ def resume(paths: Paths, run: Run) -> Run:
 
 def delete(paths: Paths, run: Run) -> None:
     """Remove a run's folder; what it has published stays. Refused while it may still write."""
-    with _queue_lock(paths).hold():
+    with queue_lock(paths).hold():
         if run.status().live:
             raise UserError(
                 f"{run.id} is still running. Stop it first.",
@@ -323,7 +323,8 @@ def _needs_accelerator(run: Run) -> bool:
         return True
 
 
-def _queue_lock(paths: Paths) -> FileLock:
+def queue_lock(paths: Paths) -> FileLock:
+    """Held, no run is started, stopped or deleted."""
     return FileLock(paths.workspace / "queue.lock")
 
 

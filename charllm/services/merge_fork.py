@@ -114,7 +114,7 @@ def fork_as(paths: Paths, run: Run, generation: int, changes: Sequence[str] = ()
     with tempfile.TemporaryDirectory(dir=paths.runs, prefix=".fork-") as made:
         fork(run.folder / SEARCH, Path(made) / SEARCH, generation, config.search.seed)
         _check_budget(config.search.max_candidates, generation, known.population)
-        with jobs._queue_lock(paths).hold():  # nobody starts it before its beginning is there
+        with jobs.queue_lock(paths).hold():  # nobody starts it before its beginning is there
             forked = jobs.submit(paths, "evolve", config.name, config)
             shutil.move(Path(made) / SEARCH, forked.folder / SEARCH)
     return Forked(forked, known.opened)

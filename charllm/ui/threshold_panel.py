@@ -17,6 +17,8 @@ from charllm.services.filtering import Filtering, publish
 from charllm.ui.expected_html import expected_html
 from charllm.ui.judge_html import SHARED, Panel, one_of, run_among
 from charllm.ui.page import Page, banner
+from charllm.ui.presses import newest as newest_press
+from charllm.ui.presses import noted, noting
 from charllm.ui.threshold_html import (
     chart,
     counts_html,
@@ -60,11 +62,12 @@ def build(page: Page) -> Panel:
         )
     at = gr.Number(THRESHOLD, visible=False)
     newest = gr.Textbox("", visible=False)
+    moved = gr.Textbox("", visible=False)
     head = gr.HTML("", elem_id="threshold-head")
     bars = gr.HTML(
         {},
         html_template='<div class="histogram"></div>',
-        js_on_load="window.charllmHistogram(element, props, trigger, watch)",
+        js_on_load=noting("charllmHistogram", "bar"),
         apply_default_css=False,
         elem_id="threshold-histogram",
     )
@@ -141,8 +144,8 @@ def build(page: Page) -> Panel:
         got = shown(run_id, at_, how, request)
         return [got[CHART], *got[NAME + 1 :]]
 
-    def slide(run_id: str | None, how: str, event: gr.EventData, request: gr.Request) -> Any:
-        at_ = float(event._data["threshold"])
+    def slide(run_id: str | None, how: str, moved_: str, request: gr.Request) -> Any:
+        at_ = float(noted(moved_)["threshold"])
         return [at_, *shown(run_id, at_, how, request)[NAME + 1 :]]
 
     def on_publish(
@@ -166,7 +169,14 @@ def build(page: Page) -> Panel:
 
     seen = [chosen, at, unscored, newest]
     chosen.input(choose, chosen, everything[2:], **SHARED)
-    bars.select(slide, [chosen, unscored], [at, *follows], trigger_mode="always_last", **SHARED)
+    bars.select(
+        slide,
+        [chosen, unscored, moved],
+        [at, *follows],
+        js=newest_press("bar"),
+        trigger_mode="always_last",
+        **SHARED,
+    )
     unscored.input(recount, [chosen, at, unscored], [bars, *follows], **SHARED)
     make.click(
         on_publish,
