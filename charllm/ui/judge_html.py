@@ -47,6 +47,12 @@ class Panel:
     refresh: Callable[..., Any]
     inputs: list[Any] = field(default_factory=list)
     outputs: list[Any] = field(default_factory=list)
+    settle: Callable[[Any], Any] = lambda event: event
+    """What the page itself does afterwards."""
+
+    def shown_at(self, moment: Callable[..., Any]) -> Any:
+        """Refresh at this moment (a component's event, or ``then``); the last event of it."""
+        return self.settle(moment(self.refresh, self.inputs, self.outputs, **SHARED))
 
 
 def runs_of(paths: Paths, kind: str) -> list[Run]:

@@ -63,7 +63,7 @@ def needs_of(paths: Paths, config: JudgeConfig) -> tuple[bool, bool]:
 
 
 def build(page: Page) -> Panel:
-    with gr.Row():
+    with gr.Row(visible=False) as body:
         with gr.Column(scale=5, min_width=420):
             form = judge_form.build()
         with gr.Column(scale=6, min_width=460):
@@ -97,23 +97,20 @@ def build(page: Page) -> Panel:
     def read(values: tuple[Any, ...]) -> JudgeConfig:
         return config_from(dict(zip(fields, values, strict=True)))
 
-    def look(request: gr.Request, *values: Any) -> Any:
-        """The kept choice, with the rubrics that there are now.
-
-        A form that is filled is left alone: something may be picked in it meanwhile.
-        """
+    def fill(request: gr.Request) -> Any:
+        """The form as the kept choice has it. Nobody can have picked anything before."""
         try:
             config, told = load_choice(page.paths), ""
         except UserError as error:
             config, told = JudgeConfig(), banner(error.in_(language_of(request)), "bad")
         rubrics = rubric_choices(page.paths, request)
         new = values_of(config)
-        before = dict(zip(fields, values, strict=True))
-        if before["rubric"]:
-            kept = {**dict.fromkeys(fields, gr.skip()), "rubric": gr.Dropdown(rubrics)}
-            return [*kept.values(), *[gr.skip()] * len(follows)]
         new["rubric"] = gr.Dropdown(rubrics, value=new["rubric"])
-        return [*new.values(), *shown(config, request), told]
+        return [*new.values(), *shown(config, request), told, gr.Row(visible=True)]
+
+    def look(request: gr.Request) -> Any:
+        """The rubrics that there are now; what is picked stays."""
+        return gr.Dropdown(rubric_choices(page.paths, request))
 
     def store(request: gr.Request, *values: Any) -> Any:
         """Keep the choice if it is one; a half typed form is told and not kept."""
@@ -161,8 +158,8 @@ def build(page: Page) -> Panel:
             return banner(error.in_(language_of(request)), "bad")
         return trial_html(made, request)
 
-    # With the page already: what is picked at once on opening must not meet a late answer.
-    page.demo.load(look, everything, [*everything, *follows], **SHARED)
+    # Once a page, and shown only then: nothing that is picked can meet a late answer.
+    page.demo.load(fill, None, [*everything, *follows, body], **SHARED)
     for name, component in fields.items():
         # Gradio tells of keys only: what was pasted is kept when the field is left.
         told = [component.input]
@@ -187,4 +184,4 @@ def build(page: Page) -> Panel:
         show_progress="minimal",
         api_visibility="private",
     )
-    return Panel(look, everything, [*everything, *follows])
+    return Panel(look, [], [fields["rubric"]])

@@ -18,6 +18,7 @@ from charllm.services.comparing import compare_columns
 from charllm.services.runs import Run
 from charllm.services.train_forms import config_of, start_training
 from charllm.services.train_view import TrainView
+from charllm.ui.followed import panel as followed_panel
 from charllm.ui.judge_html import SHARED, Panel, one_of, run_among
 from charllm.ui.page import Page, banner
 from charllm.ui.train_form import Setup
@@ -232,4 +233,4 @@ def build(page: Page, gate: Gate, setup: Setup, tabs: gr.Tabs) -> Panel:
         None, compared, None, js="(text) => window.charllmCompare(text)"
     )
     curves.select(all_points, current, followed, **SHARED)
-    return Panel(look, seen, shown)
+    return followed_panel(look, lambda: run_choices(page.paths), chosen, current, has, followed)

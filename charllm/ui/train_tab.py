@@ -24,9 +24,9 @@ def build(page: Page) -> None:
             train_look.build(replace(page, tab=tab), gate, setup, tabs)
         with gr.Tab(t("Runs", "実行"), id="train-runs", elem_id="train-tab-runs") as tab:
             live = train_live.build(replace(page, tab=tab), gate, setup, tabs)
-            tab.select(live.refresh, live.inputs, live.outputs, **SHARED)
+            live.shown_at(tab.select)
     panel = setup.panel
     opened = page.tab.select(
         panel.refresh, panel.inputs, panel.outputs, js=train_form.RECALL, **SHARED
     )
-    setup.after(opened).then(live.refresh, live.inputs, live.outputs, **SHARED)
+    live.shown_at(setup.after(opened).then)
