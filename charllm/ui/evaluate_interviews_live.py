@@ -30,7 +30,7 @@ from charllm.ui import evaluate_interviews_judge
 from charllm.ui.evaluate_interviews_html import detail_html, run_choices, table_html
 from charllm.ui.evaluate_interviews_result import drift_plots, result_html
 from charllm.ui.evaluate_interviews_talk import Reading
-from charllm.ui.evaluate_live import plots_component
+from charllm.ui.evaluate_live import buttons_for, plots_component
 from charllm.ui.evaluate_plots import NOTHING
 from charllm.ui.judge_html import SHARED, one_of, run_among
 from charllm.ui.page import Page, banner
@@ -78,27 +78,6 @@ def _html(elem_id: str) -> gr.HTML:
     return gr.HTML("", apply_default_css=False, elem_id=elem_id)
 
 
-def _buttons() -> dict[str, Any]:
-    labels = {
-        "stop": t("Stop and report", "ここまでで報告する"),
-        "cancel": t("Cancel", "取り消す"),
-        "resume": t("Resume", "再開"),
-        "peek": t("Figures so far", "途中の数値を見る"),
-    }
-    made: dict[str, Any] = {
-        name: gr.Button(label, visible=False, elem_id=f"interviews-{name}")
-        for name, label in labels.items()
-    }
-    made["money"] = gr.Number(
-        None,
-        label=t("New budget, US$", "新しい予算（米ドル）"),
-        visible=False,
-        min_width=140,
-        elem_id="interviews-raise",
-    )
-    return made
-
-
 # --- layout and wiring --------------------------------------------------------------------------
 
 
@@ -114,7 +93,7 @@ class Live:
                 self.chosen = gr.Dropdown(
                     [], label=t("Show", "表示する実行"), scale=4, elem_id="interviews-chosen"
                 )
-                self.buttons = _buttons()
+                self.buttons = buttons_for("interviews")
             detail, result = _html("interviews-detail"), _html("interviews-result")
             plots = plots_component("interviews-plots")
             gr.Markdown(t("#### Turn by turn", "#### 1ターンずつ読む"))

@@ -75,7 +75,8 @@ def buttons_of(paths: Paths, run: Run | None) -> Mapping[str, bool]:
 # --- layout and wiring --------------------------------------------------------------------------
 
 
-def _buttons() -> dict[str, Any]:
+def buttons_for(page_name: str) -> dict[str, Any]:
+    """Hidden buttons and the field of a new budget; ``page_name`` begins their ids."""
     labels = {
         "stop": t("Stop and report", "ここまでで報告する"),
         "cancel": t("Cancel", "取り消す"),
@@ -83,7 +84,7 @@ def _buttons() -> dict[str, Any]:
         "peek": t("Figures so far", "途中の数値を見る"),
     }
     made: dict[str, Any] = {
-        name: gr.Button(label, visible=False, elem_id=f"evaluate-{name}")
+        name: gr.Button(label, visible=False, elem_id=f"{page_name}-{name}")
         for name, label in labels.items()
     }
     made["money"] = gr.Number(
@@ -91,7 +92,7 @@ def _buttons() -> dict[str, Any]:
         label=t("New budget, US$", "新しい予算（米ドル）"),
         visible=False,
         min_width=140,
-        elem_id="evaluate-raise",
+        elem_id=f"{page_name}-raise",
     )
     return made
 
@@ -119,7 +120,7 @@ def build(page: Page, setup: Setup, tabs: gr.Tabs) -> tuple[Panel, gr.Textbox]:
         chosen = gr.Dropdown(
             [], label=t("Show", "表示する評価"), scale=4, elem_id="evaluate-chosen"
         )
-        buttons = _buttons()
+        buttons = buttons_for("evaluate")
     detail, result = _html("evaluate-detail"), _html("evaluate-result")
     plots = plots_component("evaluate-plots")
     current = gr.Textbox("", visible=False)
