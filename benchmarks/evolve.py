@@ -4,7 +4,8 @@ Run: ``python benchmarks/evolve.py --tokenizer FOLDER [--json]`` on CUDA with a 
 bf16 (FOLDER holds a Llama 2 tokenizer), or ``--embedded`` on a CPU with the embedded model and the
 shipped parents. Compared, in one process, on the same prompts and as many new tokens for all:
 
-- adapter: two LoRA parents, a generation of candidates in one batch, and one after another;
+- adapter: two LoRA parents, a generation of candidates in one batch, and one after another, with
+  all questions and with those that a race asks of everybody first;
 - dense (CUDA): two full parents in memory, blended in place for each candidate;
 - to disk (CUDA): what evolving by files does at least for each candidate: the blended weights are
   saved, loaded again with ``from_pretrained``, and asked with ``generate`` in batches of 102. The
@@ -86,7 +87,7 @@ def random_lora(model: Any, folder: Path, seed: int) -> None:
 
 
 def stage_for(tokenizer: Any, template: str, rows: int, count: int) -> Any:
-    """The shipped search queries with the character's prompt and three facts each."""
+    """The shipped search queries with the character's prompt, each with three other facts."""
     from charllm.core.generation import GenerationPreset
     from charllm.core.merging.trial import Question, Stage
     from charllm.data.config import Paths
@@ -98,15 +99,18 @@ def stage_for(tokenizer: Any, template: str, rows: int, count: int) -> Any:
     profile = load_profile(paths, "ayane")
     shape = get_template(template)
     queries = load_queries(paths.queries / "ayane.jsonl", "search")[:count]
+    facts = profile.facts * (1 + 3 * count // len(profile.facts))
     questions = {
         one.id: Question(
             one.id,
             one.text,
             prompt_ids(
-                shape, tokenizer, build_messages(profile, one.text, facts=profile.facts[:3])
+                shape,
+                tokenizer,
+                build_messages(profile, one.text, facts=facts[3 * at : 3 * at + 3]),
             ),
         )
-        for one in queries
+        for at, one in enumerate(queries)
     }
     # No end: every reply is as long as may be, so that all are compared on the same work.
     preset = GenerationPreset(max_new_tokens=NEW_TOKENS, repetition_guard=False)
@@ -196,6 +200,7 @@ def on_cuda(options: argparse.Namespace, found: dict[str, Any]) -> None:
 
     from charllm.core.merging.adapter_engine import AdapterEngine
     from charllm.core.merging.dense import DenseEngine
+    from charllm.core.merging.search_config import SearchConfig
     from charllm.core.models import load_tokenizer
     from charllm.data.config import Paths
     from charllm.data.profile import load_profile
@@ -212,16 +217,11 @@ def on_cuda(options: argparse.Namespace, found: dict[str, Any]) -> None:
         random_lora(model, folder / name, seed)
     adapters: dict[str, Path | None] = {name: folder / name for name in ("one", "two")}
     engine = AdapterEngine(model, adapters, 4)
-    alone = stage_for(tokenizer, "llama-2", 102, options.queries)
-    together = stage_for(tokenizer, "llama-2", 102 * options.candidates, options.queries)
+    alone = stage_for(tokenizer, "llama-2", options.queries, options.queries)
     found["queries"] = len(alone.questions)
     found["prompt tokens"] = sum(len(q.prompt_ids) for q in alone.questions.values())
-    show(found, "adapter, one after another", timed(engine, alone, options.candidates, 0, profile))
-    show(
-        found,
-        "adapter, a generation at once",
-        timed(engine, together, options.candidates, 0, profile),
-    )
+    for count in (options.queries, round(SearchConfig().race_first * options.queries)):
+        compare(found, engine, tokenizer, "llama-2", count, options.candidates, profile)
     if options.adapters_only:
         return
     slow = timed(engine, alone, options.candidates, options.latency, profile)
@@ -256,17 +256,28 @@ def on_cpu(options: argparse.Namespace, found: dict[str, Any]) -> None:
     }
     engine = AdapterEngine(load_model(home), adapters, 6)
     tokenizer = load_tokenizer(home)
-    alone = stage_for(tokenizer, "plain-ja", options.queries, options.queries)
-    together = stage_for(
-        tokenizer, "plain-ja", options.queries * options.candidates, options.queries
-    )
     found["queries"] = options.queries
-    show(found, "adapter, one after another", timed(engine, alone, options.candidates, 0, profile))
-    show(
-        found,
-        "adapter, a generation at once",
-        timed(engine, together, options.candidates, 0, profile),
-    )
+    compare(found, engine, tokenizer, "plain-ja", options.queries, options.candidates, profile)
+
+
+def compare(
+    found: dict[str, Any],
+    engine: Any,
+    tokenizer: Any,
+    template: str,
+    count: int,
+    candidates: int,
+    profile: Any,
+) -> None:
+    """A generation of adapter candidates asked ``count`` questions each, both ways."""
+    name = f"adapter, {count} questions"
+    speeds = []
+    for way, rows in (("one after another", count), ("a generation at once", count * candidates)):
+        stage = stage_for(tokenizer, template, rows, count)
+        figures = timed(engine, stage, candidates, 0, profile)
+        show(found, f"{name}, {way}", figures)
+        speeds.append(figures["candidates a minute"])
+    found[f"{name}, times as many at once"] = round(speeds[1] / speeds[0], 2)
 
 
 def show(found: dict[str, Any], name: str, figures: dict[str, Any]) -> None:

@@ -85,9 +85,8 @@ def _run(
             alive.append(column)
     if not alive:
         return
-    logits, widths = batch.start([column.request for column in alive])
+    scores, widths = batch.start([column.request for column in alive])
     while True:
-        scores = Scores(logits)
         going_on: list[Column] = []
         rows: list[Next] = []
         next_widths = []
@@ -109,17 +108,18 @@ def _run(
         if not going_on:
             return
         alive, widths = going_on, next_widths
-        logits = batch.step(rows)
+        scores = batch.step(rows)
 
 
 class Rows(Protocol):
     """The rows that are decoded together."""
 
-    def start(self, requests: Sequence[Request]) -> tuple[Tensor, list[int]]:
-        """Encode the prompts; logits [rows, vocabulary] after them, and each request's rows."""
+    def start(self, requests: Sequence[Request]) -> tuple[Scores, list[int]]:
+        """Encode the prompts; the scores after them, and how many rows each request has."""
 
-    def step(self, rows: Sequence[Next]) -> Tensor:
-        """Logits [rows, vocabulary] after each row's token; ``parent`` indexes the last rows."""
+    def step(self, rows: Sequence[Next]) -> Scores:
+        """The scores after each row's token, until the next step; ``parent`` indexes the last
+        rows."""
 
     def close(self) -> None:
         """Give the memory back, and the model its own weights."""
@@ -136,13 +136,13 @@ class Batch:
         self._mask = torch.empty(0)
         self._lengths = torch.empty(0)
 
-    def start(self, requests: Sequence[Request]) -> tuple[Tensor, list[int]]:
+    def start(self, requests: Sequence[Request]) -> tuple[Scores, list[int]]:
         prompts, rows = distinct(requests)
-        scores = self._prefill(prompts)
+        logits = self._prefill(prompts)
         if rows != list(range(len(prompts))):
             self._select(rows)
-            scores = scores[rows]
-        return scores, [1] * len(requests)
+            logits = logits[rows]
+        return Scores(logits), [1] * len(requests)
 
     @torch.inference_mode()
     def _prefill(self, prompts: list[tuple[tuple[int, ...], Any]]) -> Tensor:
@@ -156,7 +156,7 @@ class Batch:
         return encoded.scores
 
     @torch.inference_mode()
-    def step(self, rows: Sequence[Next]) -> Tensor:
+    def step(self, rows: Sequence[Next]) -> Scores:
         parents = [row.parent for row in rows]
         if parents != list(range(len(self._mask))):
             self._select(parents)
@@ -172,8 +172,7 @@ class Batch:
                 use_cache=True,
                 logits_to_keep=1,
             )
-        scores: Tensor = out.logits[:, -1]
-        return scores
+        return Scores(out.logits[:, -1])
 
     @torch.inference_mode()
     def _select(self, parents: list[int]) -> None:
@@ -190,13 +189,23 @@ class Batch:
 
 
 def distinct(requests: Sequence[Request]) -> tuple[list[tuple[tuple[int, ...], Any]], list[int]]:
-    """Prompts with their weights rows, equal ones once, and which of them each request has."""
-    places: dict[tuple[tuple[int, ...], object], int] = {}
+    """Prompts with their weights rows, equal ones once, and which of them each request has.
+
+    Those of one weights row stand together, so that they can share what they begin with.
+    """
+    by_weights: dict[object, dict[tuple[int, ...], int]] = {}
+    for request in requests:
+        own = by_weights.setdefault(request.scales, {})
+        own.setdefault(tuple(request.prompt_ids), len(own))
+    starts, count = {}, 0
+    for weights, own in by_weights.items():
+        starts[weights] = count
+        count += len(own)
     rows = [
-        places.setdefault((tuple(request.prompt_ids), request.scales), len(places))
+        starts[request.scales] + by_weights[request.scales][tuple(request.prompt_ids)]
         for request in requests
     ]
-    return list(places), rows
+    return [(ids, weights) for weights, own in by_weights.items() for ids in own], rows
 
 
 def plain_attention(device: torch.device) -> AbstractContextManager[None]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -31,33 +32,50 @@ def column_seed(preset: GenerationPreset, noise: str) -> int:
 
 
 class Scores:
-    """The logits of a step, [rows, vocabulary], and what columns ask of them, for all rows once.
+    """The logits of a step, [places, vocabulary], and what columns ask of them.
 
-    On an accelerator every question of a single row is a wait for it.
+    On an accelerator, where every question of a single row is a wait for it, the first answers for
+    all rows.
     """
 
-    def __init__(self, logits: Tensor) -> None:
+    def __init__(
+        self,
+        logits: Tensor,
+        places: Sequence[int] | None = None,
+        likeliest: Sequence[int] | None = None,
+    ) -> None:
+        """``places`` are where the rows stand, None: in their order; ``likeliest`` the best token
+        at every place, where it is known already."""
         self.logits = logits
-        self._likeliest: list[int] = []
-        self._top: dict[int, tuple[Tensor, Tensor]] = {}
+        self._places = range(len(logits)) if places is None else places
+        self._likeliest = likeliest
+        self._chances: dict[tuple[int, float, float], tuple[Any, Any]] = {}
+
+    def of(self, row: int) -> Tensor:
+        """The logits [vocabulary] of a row."""
+        return self.logits[self._places[row]]
 
     def likeliest(self, row: int) -> int:
         """The best token of a row."""
-        if not self._likeliest:
-            self._likeliest = self.logits.argmax(-1).tolist()
-        return self._likeliest[row]
+        if self._likeliest is None:
+            best: list[int] = self.logits.argmax(-1).tolist()
+            self._likeliest = best
+        return self._likeliest[self._places[row]]
 
-    def top(self, row: int, count: int) -> tuple[Tensor, Tensor]:
-        """The ``count`` highest logits of a row in float32, best first, and their tokens."""
-        count = min(count, self.logits.shape[-1])
+    def drawn(self, row: int, preset: GenerationPreset, random: torch.Generator) -> int:
+        """A token of a row by temperature, ``top_k`` and ``top_p``, as ``sample`` draws it."""
+        count = min(preset.top_k, self.logits.shape[-1])
         if self.logits.device.type == "cpu":
-            values, ids = self.logits[row].float().topk(count)
-            return values, ids
-        if count not in self._top:
+            values, ids = self.of(row).float().topk(count)
+            return _drawn(*_chances(values / preset.temperature, ids, preset.top_p), random)
+        key = preset.top_k, preset.top_p, preset.temperature
+        if key not in self._chances:
             found = self.logits.float().topk(count)
-            self._top[count] = (found.values.cpu(), found.indices.cpu())
-        values, ids = self._top[count]
-        return values[row], ids[row]
+            values, ids = found.values.cpu() / preset.temperature, found.indices.cpu()
+            self._chances[key] = _chances(values, ids, preset.top_p)
+        chances, ids = self._chances[key]
+        place = self._places[row]
+        return _drawn(chances[place], ids[place], random)
 
 
 class Column(Protocol):
@@ -175,9 +193,8 @@ class SingleColumn(_Base):
             if preset.temperature == 0:
                 return scores.likeliest(row)
             if preset.top_k:
-                values, ids = scores.top(row, preset.top_k)
-                return _drawn(*_nucleus(values / preset.temperature, ids, preset), self._random)
-        own = penalised(scores.logits[row].float(), preset, self.request.prompt_ids, self.ids)
+                return scores.drawn(row, preset, self._random)
+        own = penalised(scores.of(row).float(), preset, self.request.prompt_ids, self.ids)
         if preset.temperature == 0:
             return int(own.argmax())
         return sample(own, preset, self._random)
@@ -199,38 +216,35 @@ def sample(scores: Tensor, preset: GenerationPreset, random: torch.Generator) ->
     The number picks along the tokens in the order of their ids, not of their scores: a last-bit
     difference between two batch shapes then moves a border a little instead of swapping tokens.
     """
-    values, ids = _candidates(scores.float() / preset.temperature, preset)
-    return _drawn(values, ids, random)
-
-
-def _drawn(values: Tensor, ids: Tensor, random: torch.Generator) -> int:
-    """One of ``ids`` by its score among ``values``."""
-    order = ids.argsort()
-    ids = ids[order]
-    cumulative = values[order].double().softmax(0).cumsum(0)
-    point = torch.rand((), generator=random, dtype=torch.float64) * float(cumulative[-1])
-    at = int((cumulative <= point.to(cumulative.device)).sum())
-    return int(ids[min(at, len(ids) - 1)])
-
-
-def _candidates(scores: Tensor, preset: GenerationPreset) -> tuple[Tensor, Tensor]:
-    """Scores and ids of the tokens that top_k and top_p leave."""
+    scores = scores.float() / preset.temperature
     if preset.top_k:
         values, ids = scores.topk(min(preset.top_k, len(scores)))
     elif preset.top_p < 1:
         values, ids = scores.sort(descending=True)
     else:
-        return scores, torch.arange(len(scores), device=scores.device)
-    return _nucleus(values, ids, preset)
+        values, ids = scores, torch.arange(len(scores), device=scores.device)
+    return _drawn(*_chances(values, ids, preset.top_p), random)
 
 
-def _nucleus(values: Tensor, ids: Tensor, preset: GenerationPreset) -> tuple[Tensor, Tensor]:
-    """What top_p leaves of scores in falling order."""
-    if preset.top_p < 1:
-        before = values.softmax(0).cumsum(0) - values.softmax(0)
-        keep = before < preset.top_p  # the first token always stays
-        values, ids = values[keep], ids[keep]
-    return values, ids
+def _drawn(chances: Any, ids: Any, random: torch.Generator) -> int:
+    """One of ``ids`` by its place in the running sum of their chances."""
+    point = float(torch.rand((), generator=random, dtype=torch.float64)) * chances[-1]
+    return int(ids[min(int(chances.searchsorted(point, side="right")), len(ids) - 1)])
+
+
+def _chances(values: Tensor, ids: Tensor, top_p: float) -> tuple[Any, Any]:
+    """The running sum of the chances of tokens, and the tokens, in the order of their ids.
+
+    ``values`` [.., tokens] are scores, in falling order where ``top_p`` is below 1. NumPy arrays
+    of that shape in float64, since single numbers are read from them.
+    """
+    if top_p < 1:
+        shares = values.softmax(-1)
+        outside = shares.cumsum(-1) - shares >= top_p  # never the first
+        values = values.masked_fill(outside, -torch.inf)
+    order = ids.argsort(-1)
+    chances = values.gather(-1, order).double().softmax(-1).cumsum(-1)
+    return chances.cpu().numpy(), ids.gather(-1, order).cpu().numpy()
 
 
 class _Hypothesis(NamedTuple):

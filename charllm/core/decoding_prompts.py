@@ -57,7 +57,7 @@ class PromptMemory:
         for (name, known), kept in self._entries.items():
             common = 0
             if name == weights:
-                common = _common(known, ids[:-1])
+                common = common_length(known, ids[:-1])
             if common > best[1]:
                 best = kept, common
         return best
@@ -72,7 +72,7 @@ class PromptMemory:
         self._entries.clear()
 
 
-def _common(a: tuple[int, ...], b: tuple[int, ...]) -> int:
+def common_length(a: tuple[int, ...], b: tuple[int, ...]) -> int:
     """How many ids the two begin with in common. By halves: a slice compares much faster."""
     low, high = 0, min(len(a), len(b))
     while low < high:
@@ -124,9 +124,17 @@ class Pass:
     places: _Places
 
     def states(self, layer: int) -> tuple[Tensor, Tensor]:
-        """A layer's keys and values, as in ``States``."""
+        """A layer's keys and values, as in ``States``, without the tokens that were skipped."""
         found = self.layers[layer]
         return self.places.rows_of(found.keys), self.places.rows_of(found.values)
+
+    def beginnings(self, layer: int, prompts: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Keys and values [prompts, heads, skipped, dim] of the skipped tokens of ``prompts``."""
+        found = self.layers[layer]
+        return (
+            self.places.beginnings_of(found.keys, prompts),
+            self.places.beginnings_of(found.values, prompts),
+        )
 
 
 def encode(model: Any, engine: Any, prompts: Sequence[tuple[tuple[int, ...], Any]]) -> Encoded:
@@ -144,9 +152,12 @@ def encode(model: Any, engine: Any, prompts: Sequence[tuple[tuple[int, ...], Any
 
 
 def encode_parts(
-    model: Any, engine: Any, prompts: Sequence[tuple[tuple[int, ...], Any]]
+    model: Any, engine: Any, prompts: Sequence[tuple[tuple[int, ...], Any]], skipped: int = 0
 ) -> Iterator[Pass]:
-    """The same, as many prompts at a time as make one pass, in their order."""
+    """The same, as many prompts at a time as make one pass, in their order.
+
+    The states of the first ``skipped`` tokens of every prompt are had apart.
+    """
     memory: PromptMemory | None = getattr(engine, "memory", None)
     names = [engine.fingerprint(row) if memory else "" for _, row in prompts]
     jobs = []
@@ -155,7 +166,13 @@ def encode_parts(
         jobs.append(Prompt(ids, row, known, start))
     longest = max(len(job.ids) for job in jobs)
     for part in _passes(jobs, _PASS_TOKENS.get(model.device.type, 1024)):
-        yield _one_pass(model, engine, part, longest)
+        yield _one_pass(model, engine, part, longest, skipped)
+
+
+def on_device(values: Any, device: torch.device) -> Tensor:
+    """A tensor of ``values``, brought there without waiting for what the device is doing."""
+    tensor = values if isinstance(values, Tensor) else torch.tensor(values)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
 
 
 def _joined(parts: Sequence[Tensor]) -> Tensor:
@@ -195,13 +212,13 @@ def _with_donor(job: Prompt, others: Sequence[Prompt]) -> Prompt:
     """``job`` starting where it parts from the most alike of ``others``, where that is later."""
     best = job
     for at, other in enumerate(others):
-        common = _common(job.ids[:-1], other.ids) if other.row == job.row else 0
+        common = common_length(job.ids[:-1], other.ids) if other.row == job.row else 0
         if common > best.start:
             best = replace(job, known=None, start=common, donor=at)
     return best
 
 
-def _one_pass(model: Any, engine: Any, jobs: Sequence[Prompt], longest: int) -> Pass:
+def _one_pass(model: Any, engine: Any, jobs: Sequence[Prompt], longest: int, skipped: int) -> Pass:
     from transformers import DynamicCache
 
     device = model.get_input_embeddings().weight.device
@@ -215,9 +232,9 @@ def _one_pass(model: Any, engine: Any, jobs: Sequence[Prompt], longest: int) -> 
     if engine is not None:
         engine.select([job.row for job in jobs], [job.new for job in jobs])
     ids = [token for job in jobs for token in job.ids[job.start :]]
-    places = _Places(jobs, device, longest)
+    places = _Places(jobs, device, longest, skipped)
     out = model(
-        input_ids=torch.tensor([ids], device=device),
+        input_ids=on_device([ids], device),
         attention_mask=_masks(model, places, views) if len(jobs) > 1 or known else None,
         position_ids=places.new_positions[None],
         past_key_values=cache,
@@ -230,7 +247,9 @@ def _one_pass(model: Any, engine: Any, jobs: Sequence[Prompt], longest: int) -> 
 class _Places:
     """Where the tokens of a pass are: known ones first, then the new ones, prompt by prompt."""
 
-    def __init__(self, jobs: Sequence[Prompt], device: torch.device, longest: int) -> None:
+    def __init__(
+        self, jobs: Sequence[Prompt], device: torch.device, longest: int, skipped: int
+    ) -> None:
         old = [position for job in jobs for position in range(job.old)]
         new = [position for job in jobs for position in range(job.start, len(job.ids))]
         new_rows = [row for row, job in enumerate(jobs) for _ in range(job.new)]
@@ -245,17 +264,29 @@ class _Places:
         for row, own in enumerate(slots):
             seen[row, own] = True
         # Padding repeats a token; its mask hides it.
-        padded = [[0] * (longest - len(own)) + own for own in slots]
-        self._slots = torch.tensor(padded, device=device)
-        self.last = torch.tensor([own[-1] - len(old) for own in slots], device=device)
-        self.new_positions = torch.tensor(new, device=device)
-        self.positions = torch.tensor(old + new, device=device)
-        self.seen = seen[new_rows].to(device)  # [new, known + new]: of the same prompt
+        padded = [[0] * (longest - len(own)) + own[skipped:] for own in slots]
+        self._slots = on_device(padded, device)
+        self._first = [own[:skipped] for own in slots]
+        self.last = on_device([own[-1] - len(old) for own in slots], device)
+        self.new_positions = on_device(new, device)
+        self.positions = on_device(old + new, device)
+        # [new, known + new]: of the same prompt
+        self.seen = on_device(seen, device)[on_device(new_rows, device)]
 
     def rows_of(self, states: Tensor) -> Tensor:
-        """``states`` [1, heads, known + new, dim] as [prompts, heads, longest, dim]."""
-        found = states[0].index_select(1, self._slots.flatten())
-        return found.unflatten(1, self._slots.shape).transpose(0, 1)
+        """``states`` [1, heads, known + new, dim] as [prompts, heads, longest - skipped, dim]."""
+        return _picked(states, self._slots)
+
+    def beginnings_of(self, states: Tensor, prompts: Sequence[int]) -> Tensor:
+        """``states`` of the skipped tokens of ``prompts``, as [prompts, heads, skipped, dim]."""
+        slots = on_device([self._first[prompt] for prompt in prompts], states.device)
+        return _picked(states, slots)
+
+
+def _picked(states: Tensor, slots: Tensor) -> Tensor:
+    """``slots`` [prompts, tokens] of ``states`` [1, heads, .., dim]."""
+    found = states[0].index_select(1, slots.flatten())
+    return found.unflatten(1, slots.shape).transpose(0, 1)
 
 
 def windows(model: Any) -> list[int | None]:

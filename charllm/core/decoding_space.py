@@ -7,62 +7,96 @@ tensor is replaced, the space must be made anew. A plain cache grows by copying 
 every token and launches every kernel from Python, which on an H200 takes longer than the
 arithmetic of a 7B model for a hundred rows.
 
-The replies are those of ``decoding.Batch``; rows that have ended are computed along until half of
-them have, then the others move together.
+The replies are those of ``decoding.Batch``. Rows that have ended are computed along until half of
+them have, then the others move together; of the buffers only as much is read as is filled, rounded
+up. Where all rows take the likeliest token, an accelerator computes the next step while the tokens
+of the last are looked at.
 """
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import Cache, CacheLayerMixin
 
 from charllm.core.decoding import Engine, distinct, plain_attention
-from charllm.core.decoding_attention import one_token_attention
-from charllm.core.decoding_columns import Next
-from charllm.core.decoding_prompts import Pass, encode_parts, windows
+from charllm.core.decoding_columns import Next, Scores
+from charllm.core.decoding_fused import fused_steps
+from charllm.core.decoding_prompts import Pass, encode_parts
+from charllm.core.decoding_shapes import (
+    ROWS_STEP,
+    TOKENS_STEP,
+    Layout,
+    Shape,
+    Step,
+    laid_out,
+    up,
+)
 from charllm.core.generation import Request
 
-ROWS_STEP = 16
-TOKENS_STEP = 64
-"""Shapes are rounded up to these, so that few graphs serve many batches."""
-MOST_SHAPES = 24
+MOST_SHAPES = 96
 
 
 class DecodingSpace:
     """Buffers, and on CUDA graphs, for one model. ``close`` gives the memory back."""
 
-    def __init__(self) -> None:
+    def __init__(self, long: bool = False) -> None:
+        """``long``: for thousands of steps, worth half a minute of compiling (CUDA)."""
+        self._long = long
         self.keys: list[Tensor] = []
         self.values: list[Tensor] = []
+        self.first_keys: list[Tensor] = []
+        self.first_values: list[Tensor] = []
         self._shapes: dict[Hashable, Shape] = {}
         self._pool: Any = None
 
-    def reserve(self, like: Sequence[Any], rows: int, tokens: int) -> None:
-        """Room for ``rows`` of ``tokens``; ``like`` are a cache's layers."""
+    def reserve(self, like: Sequence[Any], layout: Layout, tokens: int) -> None:
+        """Room for the rows' ``tokens`` and the groups' beginnings; ``like`` are cache layers."""
+        rows, groups, begun = layout.rows, layout.groups if layout.begun else 0, layout.begun
         if self.keys:
-            had_rows, had_tokens = self.keys[0].shape[0], self.keys[0].shape[2]
-            if had_rows >= rows and had_tokens >= tokens:
+            (had_rows, _, had_tokens, _), (had_groups, _, had_begun, _) = (
+                self.keys[0].shape,
+                self.first_keys[0].shape,
+            )
+            if (
+                had_rows >= rows
+                and had_tokens >= tokens
+                and (not begun or (had_groups >= groups and had_begun >= begun))
+            ):
                 return
             rows, tokens = max(rows, had_rows), max(tokens, had_tokens)
+            groups, begun = max(groups, had_groups), max(begun, had_begun)
             self.close()
-        self.keys, self.values = (
-            [one.new_zeros(rows, one.shape[1], tokens, one.shape[3]) for one in whole]
-            for whole in ([layer.keys for layer in like], [layer.values for layer in like])
-        )
 
-    def shape(self, model: Any, rows: int, tokens: int, weights: Hashable) -> Shape:
+        def room(rows: int, tokens: int, which: str) -> list[Tensor]:
+            found = [getattr(layer, which) for layer in like]
+            return [one.new_zeros(rows, one.shape[1], tokens, one.shape[3]) for one in found]
+
+        self.keys, self.values = room(rows, tokens, "keys"), room(rows, tokens, "values")
+        self.first_keys = room(groups, begun, "keys")
+        self.first_values = room(groups, begun, "values")
+
+    def shape(self, model: Any, layout: Layout, tokens: int, weights: Hashable) -> Shape:
         """The state for batches of this shape whose rows mix weights in this way."""
-        key = rows, tokens, weights
+        key = layout, tokens, weights
         if key not in self._shapes:
             if len(self._shapes) >= MOST_SHAPES:
                 self._shapes.pop(next(iter(self._shapes)))
-            self._shapes[key] = Shape(model, self, rows, tokens)
+            self._shapes[key] = Shape(model, self, layout, tokens)
         return self._shapes[key]
+
+    @property
+    def buffers(self) -> list[Tensor]:
+        """All that is kept for keys and values."""
+        return [*self.keys, *self.values, *self.first_keys, *self.first_values]
+
+    def steps(self, model: Any) -> AbstractContextManager[None]:
+        """How the model's small steps are computed."""
+        return fused_steps(model) if self._long else nullcontext()
 
     def pool(self) -> Any:
         """Memory that all graphs share: they run one after another."""
@@ -73,12 +107,13 @@ class DecodingSpace:
     def close(self) -> None:
         """Give the memory back; the next call reserves anew."""
         self._shapes.clear()
-        self.keys, self.values, self._pool = [], [], None
+        self.keys, self.values, self.first_keys, self.first_values = [], [], [], []
+        self._pool = None
 
 
-def space_for(model: Any) -> DecodingSpace | None:
-    """A space where one pays: on CUDA."""
-    return DecodingSpace() if _module(model).device.type == "cuda" else None
+def space_for(model: Any, long: bool = False) -> DecodingSpace | None:
+    """A space where one pays: on CUDA. ``long``: see ``DecodingSpace``."""
+    return DecodingSpace(long) if _module(model).device.type == "cuda" else None
 
 
 def rows_that_fit(
@@ -94,8 +129,8 @@ def rows_that_fit(
     tokens = max(len(one.prompt_ids) + one.preset.max_new_tokens for one in requests)
     free = torch.cuda.mem_get_info(module.device)[0]
     free += torch.cuda.memory_reserved(module.device) - torch.cuda.memory_allocated(module.device)
-    held = sum(one.nbytes for one in (*space.keys, *space.values)) if space else 0
-    each = _up(tokens, TOKENS_STEP) * _bytes_per_token(module)
+    held = sum(one.nbytes for one in space.buffers) if space else 0
+    each = up(tokens, TOKENS_STEP) * _bytes_per_token(module)
     return max(1, min(rows, int(0.8 * (free + held) / each) // ROWS_STEP * ROWS_STEP or ROWS_STEP))
 
 
@@ -111,134 +146,6 @@ def _bytes_per_token(model: Any) -> int:
     return int(2 * config.num_hidden_layers * heads * size * model.dtype.itemsize)
 
 
-class Shape:
-    """One batch shape: where its tokens stand, what they may see, and its forward pass.
-
-    All rows are padded on the left, so that a step writes one and the same slot of each.
-    """
-
-    def __init__(self, model: Any, space: DecodingSpace, rows: int, tokens: int) -> None:
-        device = space.keys[0].device
-        self._model, self._space = model, space
-        self.rows, self.tokens = rows, tokens
-        self.ids = torch.zeros(rows, 1, dtype=torch.long, device=device)
-        self.positions = torch.zeros(rows, 1, dtype=torch.long, device=device)
-        self.slot = torch.zeros(1, dtype=torch.long, device=device)
-        self.mask = torch.zeros(rows, 1, 1, tokens, dtype=model.dtype, device=device)
-        self.scales: list[Tensor] = []
-        self._slots = torch.arange(tokens, device=device)
-        self._windows = windows(model)
-        self._blocked = torch.finfo(model.dtype).min
-        self._cache = Cache(
-            layers=[
-                FixedLayer(k[:rows, :, :tokens], v[:rows, :, :tokens], self.slot)
-                for k, v in zip(space.keys, space.values, strict=True)
-            ]
-        )
-        self._graph: Any = None
-        self._logits = torch.empty(0)
-        self._calls = 0
-
-    @torch.inference_mode()
-    def begin(self, lengths: Tensor, longest: int) -> None:
-        """Rows with ``lengths`` [rows] tokens each, which end at slot ``longest``."""
-        first = longest - lengths.to(self._slots.device)[:, None]
-        hidden = (self._slots[None] < first) | (self._slots[None] >= longest)
-        self.mask.zero_().masked_fill_(hidden[:, None, None], self._blocked)
-        self.positions.copy_(lengths[:, None])
-        self.slot.fill_(longest)
-
-    @torch.inference_mode()
-    def take(self, other: Shape, rows: Tensor) -> None:
-        """Go on with ``rows`` [rows] of a larger shape in the same buffers."""
-        used = int(other.slot)
-        for buffer in (*self._space.keys, *self._space.values):
-            buffer[: self.rows, :, :used] = buffer[rows][:, :, :used]
-        self.mask.copy_(other.mask[rows])
-        self.positions.copy_(other.positions[rows])
-        self.slot.copy_(other.slot)
-
-    @torch.inference_mode()
-    def step(self, tokens: Sequence[int]) -> Tensor:
-        """Logits [rows, vocabulary] after one more token a row; they hold until the next step."""
-        self.ids.copy_(torch.tensor(tokens)[:, None])
-        self._calls += 1
-        if self._slots.is_cuda and self._graph is None and self._calls == 2:
-            self._capture()  # the first pass has made what a graph cannot make
-        if self._graph is None:
-            self._forward()
-        else:
-            self._graph.replay()
-        return self._logits
-
-    def _capture(self) -> None:
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._space.pool()):
-            self._forward()
-        self._graph = graph
-
-    def _forward(self) -> None:
-        self.mask.index_fill_(-1, self.slot, 0)
-        with one_token_attention(self._model):
-            out = self._model(
-                input_ids=self.ids,
-                attention_mask=self._masks(),
-                position_ids=self.positions,
-                past_key_values=self._cache,
-                use_cache=True,
-                logits_to_keep=1,
-            )
-        self._logits = out.logits[:, -1]
-        self.positions.add_(1)
-        self.slot.add_(1)
-
-    def _masks(self) -> Any:
-        """As ``decoding_prompts`` makes them: one for all layers, or one a layer type."""
-        near: dict[int | None, Tensor] = {None: self.mask}
-        for window in {window for window in self._windows if window is not None}:
-            far = self.slot - self._slots >= window
-            near[window] = self.mask.masked_fill(far, self._blocked)
-        if len(set(self._windows)) == 1:
-            return near[self._windows[0]]
-        types = self._model.config.get_text_config().layer_types
-        return {kind: near[window] for kind, window in zip(types, self._windows, strict=True)}
-
-
-class FixedLayer(CacheLayerMixin):
-    """A layer's keys and values in buffers; a step writes slot ``slot`` of every row."""
-
-    is_sliding = False
-
-    def __init__(self, keys: Tensor, values: Tensor, slot: Tensor) -> None:
-        super().__init__()
-        self.keys, self.values, self._slot = keys, values, slot
-        self.is_initialized = True
-
-    def lazy_initialization(self, *_: Any, **__: Any) -> None:
-        """Nothing to make."""
-
-    def update(
-        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
-    ) -> tuple[Tensor, Tensor]:
-        assert self.keys is not None and self.values is not None
-        self.keys.index_copy_(2, self._slot, key_states)
-        self.values.index_copy_(2, self._slot, value_states)
-        return self.keys, self.values
-
-    def get_seq_length(self, *_: Any) -> int:
-        assert self.keys is not None
-        return self.keys.shape[2] - 1
-
-    def get_mask_sizes(self, *_: Any) -> tuple[int, int]:
-        assert self.keys is not None
-        return self.keys.shape[2], 0
-
-    def get_max_length(self) -> int:
-        return self.get_seq_length() + 1
-
-    get_max_cache_shape = get_max_length
-
-
 @dataclass
 class SpaceBatch:
     """``decoding.Rows`` in a space: every request is one row of it, from its prompt to its end."""
@@ -248,83 +155,115 @@ class SpaceBatch:
     engine: Engine | None
     new_tokens: int
     _shape: Shape | None = None
-    _slots: list[int] = field(default_factory=list)  # of the rows that go on, within the shape
-    _rows: list[Any] = field(default_factory=list)  # weights of all of the shape's rows
+    _rows: list[int] = field(default_factory=list)  # of the shape, that go on
+    _weights: list[Any] = field(default_factory=list)  # of all of the shape's rows
+    _greedy: bool = False
+    _ahead: Step | None = None  # begun before its tokens were asked for
+    _chosen: list[int] = field(default_factory=list)  # the likeliest of all of the shape's rows
 
     @torch.inference_mode()
-    def start(self, requests: Sequence[Request]) -> tuple[Tensor, list[int]]:
+    def start(self, requests: Sequence[Request]) -> tuple[Scores, list[int]]:
         prompts, places = distinct(requests)
+        layout, filled, self._rows = laid_out(self.model, prompts, places)
         longest = max(len(ids) for ids, _ in prompts)
-        rows = _up(len(places), ROWS_STEP)
-        tokens = _up(longest + self.new_tokens, TOKENS_STEP)
-        filled = places + [places[-1]] * (rows - len(places))  # rows that fill up are never read
-        scores = []
-        done = 0
-        with plain_attention(self.model.get_input_embeddings().weight.device):
-            for part in encode_parts(self.model, self.engine, prompts):
-                self.space.reserve(part.layers, rows, tokens)
-                self._fill(part, filled, done, longest)
+        tokens = up(longest - layout.begun + self.new_tokens, TOKENS_STEP)
+        scores: list[Tensor] = []
+        device = self.model.get_input_embeddings().weight.device
+        with plain_attention(device), self.space.steps(self.model):
+            for part in encode_parts(self.model, self.engine, prompts, layout.begun):
+                self.space.reserve(part.layers, layout, tokens)
+                self._fill(part, layout, filled, sum(map(len, scores)))
                 scores.append(part.scores)
-                done += len(part.scores)
-        self._rows = [prompts[place][1] for place in filled]
-        self._shape = self._selected(rows, tokens)
+        for buffer in (*self.space.keys, *self.space.values):
+            # What was not a number in an earlier call would stay so under any mask.
+            buffer[: layout.rows, :, longest - layout.begun : tokens].zero_()
+        self._weights = [prompts[place][1] for place in filled]
+        self._shape = self._selected(layout, up(longest - layout.begun + 1, TOKENS_STEP))
         self._shape.begin(torch.tensor([len(prompts[place][0]) for place in filled]), longest)
-        self._slots = list(range(len(places)))
-        return torch.cat(scores)[places], [1] * len(places)
+        self._greedy = all(
+            one.preset.temperature == 0 and one.preset.repetition_penalty == 1 for one in requests
+        )
+        return Scores(torch.cat(scores), places), [1] * len(places)
 
-    def _fill(self, part: Pass, filled: Sequence[int], done: int, longest: int) -> None:
-        """Copy the prompts of a pass, the first of which is number ``done``, to their rows."""
-        device = part.scores.device
-        pairs = [
-            (row, place - done)
-            for row, place in enumerate(filled)
-            if done <= place < done + len(part.scores)
-        ]
-        to = torch.tensor([row for row, _ in pairs], device=device)
-        of = torch.tensor([place for _, place in pairs], device=device)
-        straight = pairs == [(done + place, place) for place in range(len(part.scores))]
+    def _fill(self, part: Pass, layout: Layout, filled: Sequence[int], done: int) -> None:
+        """Copy the prompts of a pass, the first of which is number ``done``, to their rows.
+
+        Rows in excess keep what they held: nobody reads what they become.
+        """
+        rows = [row for row in sorted(self._rows) if 0 <= filled[row] - done < len(part.scores)]
+        runs = _runs([(row, filled[row] - done) for row in rows])
+        # A group's beginning is that of its first row.
+        firsts = [row for row in rows if layout.begun and row % layout.each == 0]
         for layer in range(len(part.layers)):
-            both = (self.space.keys[layer], self.space.values[layer])
+            both = self.space.keys[layer], self.space.values[layer]
             for buffer, states in zip(both, part.states(layer), strict=True):
-                if straight:
-                    buffer[done : done + len(pairs), :, :longest] = states
-                else:
-                    buffer[:, :, :longest].index_copy_(0, to, states[of])
+                for row, place, count in runs:
+                    there = buffer[row : row + count, :, : states.shape[2]]
+                    there.copy_(states[place : place + count])
+            if firsts:
+                both = self.space.first_keys[layer], self.space.first_values[layer]
+                begun = part.beginnings(layer, [filled[row] - done for row in firsts])
+                for buffer, states in zip(both, begun, strict=True):
+                    for row, state in zip(firsts, states, strict=True):
+                        buffer[row // layout.each, :, : layout.begun] = state
 
-    def step(self, rows: Sequence[Next]) -> Tensor:
-        shape = self._shape
-        assert shape is not None
-        self._slots = [self._slots[row.parent] for row in rows]
-        if _up(len(rows), ROWS_STEP) * 2 <= shape.rows:
-            shape = self._shape = self._moved(shape)
-        tokens = [0] * shape.rows
-        for slot, row in zip(self._slots, rows, strict=True):
-            tokens[slot] = row.token
-        logits = shape.step(tokens)
-        return logits[: len(rows)] if self._slots[-1] == len(rows) - 1 else logits[self._slots]
+    def step(self, rows: Sequence[Next]) -> Scores:
+        self._rows = [self._rows[row.parent] for row in rows]
+        going, self._ahead = self._ahead, None
+        if going is None:
+            self._fit()
+            tokens = [0] * self._fitting.layout.rows
+            for place, row in zip(self._rows, rows, strict=True):
+                tokens[place] = row.token
+            going = self._fitting.step(tokens)
+        else:
+            chosen = [self._chosen[place] for place in self._rows]
+            assert chosen == [row.token for row in rows], "another token than the likeliest"
+        if not self._greedy:
+            return Scores(self._fitting.logits, self._rows)
+        if self._fitting.recorded and not self._outgrown():
+            self._ahead = self._fitting.step()
+        self._chosen = going.likeliest()
+        return Scores(self._fitting.logits, self._rows, self._chosen)
 
     def close(self) -> None:
-        self._shape = None
+        self._shape = self._ahead = None
         if self.engine:
             self.engine.clear()
 
-    def _moved(self, old: Shape) -> Shape:
-        """The rows that go on, together at the beginning of the buffers."""
-        size = _up(len(self._slots), ROWS_STEP)
-        filled = self._slots + [self._slots[-1]] * (size - len(self._slots))
-        self._rows = [self._rows[slot] for slot in filled]
-        new = self._selected(size, old.tokens)
-        new.take(old, torch.tensor(filled, device=old.slot.device))
-        self._slots = list(range(len(self._slots)))
-        return new
+    @property
+    def _fitting(self) -> Shape:
+        assert self._shape is not None, "a batch that has begun"
+        return self._shape
 
-    def _selected(self, rows: int, tokens: int) -> Shape:
+    def _outgrown(self) -> bool:
+        """Whether the rows that go on want another shape."""
+        shape = self._fitting
+        layout, _ = shape.layout.holding(self._rows)
+        return shape.used >= shape.tokens or layout.rows * 2 <= shape.layout.rows
+
+    def _fit(self) -> None:
+        """Another shape where half of the rows have ended, or all slots are filled."""
+        if not self._outgrown():
+            return
+        old = self._fitting
+        layout, filled = old.layout.holding(self._rows)
+        if layout.rows * 2 > old.layout.rows:
+            layout, filled = old.layout, list(range(old.layout.rows))
+        else:
+            moved = {row: at for at, row in reversed(list(enumerate(filled)))}
+            self._rows = [moved[row] for row in self._rows]
+            self._weights = [self._weights[row] for row in filled]
+        self._shape = self._selected(layout, up(old.used + 1, TOKENS_STEP))
+        self._shape.take(old, filled)
+
+    def _selected(self, layout: Layout, tokens: int) -> Shape:
         """The shape with its rows' weights. A graph reads them where the first batch put them."""
         if self.engine is None:
-            return self.space.shape(self.model, rows, tokens, None)
-        self.engine.select(self._rows)
+            return self.space.shape(self.model, layout, tokens, None)
+        self.engine.select(self._weights)
         structure, scales = self.engine.placed()
-        shape = self.space.shape(self.model, rows, tokens, structure)
+        shape = self.space.shape(self.model, layout, tokens, structure)
         if not shape.scales:
             shape.scales = scales
         for own, new in zip(shape.scales, scales, strict=True):
@@ -333,5 +272,12 @@ class SpaceBatch:
         return shape
 
 
-def _up(number: int, step: int) -> int:
-    return -(-number // step) * step
+def _runs(pairs: Sequence[tuple[int, int]]) -> list[tuple[int, int, int]]:
+    """Pairs that go up together, each run as its first pair and its length."""
+    runs: list[tuple[int, int, int]] = []
+    for row, place in pairs:
+        if runs and (row, place) == (runs[-1][0] + runs[-1][2], runs[-1][1] + runs[-1][2]):
+            runs[-1] = (*runs[-1][:2], runs[-1][2] + 1)
+        else:
+            runs.append((row, place, 1))
+    return runs

@@ -23,7 +23,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor, nn
 
-from charllm.core.decoding_prompts import PromptMemory
+from charllm.core.decoding_prompts import PromptMemory, on_device
 from charllm.core.merging.adapter_layers import READS, Input, Span, Target
 from charllm.core.merging.lora_files import Lora, read_lora
 from charllm.data.errors import UserError
@@ -256,8 +256,11 @@ class AdapterModel:
         self._span = Span(0, first, last - first, len(rows))
         if lengths is not None:
             start, stop = sum(lengths[:first]), sum(lengths[:last])
-            counts = torch.tensor(lengths[first:last], device=self._scales[0].device)
-            self._scales = [s.repeat_interleave(counts, 1).transpose(1, 2) for s in self._scales]
+            counts = on_device(lengths[first:last], self._scales[0].device)
+            self._scales = [
+                s.repeat_interleave(counts, 1, output_size=stop - start).transpose(1, 2)
+                for s in self._scales
+            ]
             self._span = Span(1, start, stop - start, sum(lengths))
 
     def _batch_scales(self, rows: Sequence[Row | None]) -> list[Tensor]:
@@ -274,7 +277,7 @@ class AdapterModel:
                 (coefficients[name] * scale).t()[:, :, None, None].expand(-1, -1, 1, rank)
                 for name, rank, scale in group
             ]
-            scales.append(torch.cat(columns, -1).to(device))
+            scales.append(on_device(torch.cat(columns, -1), device))
         return scales
 
 

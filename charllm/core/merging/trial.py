@@ -190,7 +190,7 @@ class Trial:
         from charllm.core.decoding_space import rows_that_fit, space_for
 
         if self.engine.steady and self._space is None:
-            self._space = space_for(self.engine.model)
+            self._space = space_for(self.engine.model, long=True)
         order = sorted(requests, key=lambda one: len(one.prompt_ids), reverse=True)
         rows = rows_that_fit(self.engine.model, order, self.stage.rows, self._space)
         for start in range(0, len(order), rows):
