@@ -7,6 +7,7 @@ shipped parents. Compared, in one process, on the same prompts and as many new t
 - adapter: two LoRA parents, a generation of candidates in one batch, and one after another, with
   all questions and with those that a race asks of everybody first;
 - dense (CUDA): two full parents in memory, blended in place for each candidate;
+- under ``--cap-gb`` only this: dense, the parents in pinned RAM, in so much of the card;
 - to disk (CUDA): what evolving by files does at least for each candidate: the blended weights are
   saved, loaded again with ``from_pretrained``, and asked with ``generate`` in batches of 102. The
   blend itself is not counted, so mergekit's path takes longer than this.
@@ -84,6 +85,15 @@ def random_lora(model: Any, folder: Path, seed: int) -> None:
         {key: tensor.bfloat16() for key, tensor in tensors.items()},
         folder / "adapter_model.safetensors",
     )
+
+
+def random_parents(model: Any) -> dict[str, Any]:
+    """Two full models of the model's shapes, made where they are read."""
+    sys.path.insert(0, str(Path(__file__).parent))
+    from merge import RandomTensors
+
+    shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
+    return {name: RandomTensors(shapes, seed, "cuda") for seed, name in enumerate(("a", "b"), 1)}
 
 
 def stage_for(tokenizer: Any, template: str, rows: int, count: int) -> Any:
@@ -195,9 +205,6 @@ def on_cuda(options: argparse.Namespace, found: dict[str, Any]) -> None:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    sys.path.insert(0, str(Path(__file__).parent))
-    from merge import RandomTensors
-
     from charllm.core.merging.adapter_engine import AdapterEngine
     from charllm.core.merging.dense import DenseEngine
     from charllm.core.merging.search_config import SearchConfig
@@ -208,11 +215,21 @@ def on_cuda(options: argparse.Namespace, found: dict[str, Any]) -> None:
     profile = load_profile(Paths.default(), "ayane")
     folder = Path(tempfile.mkdtemp())
     tokenizer = load_tokenizer(options.tokenizer)
+    if options.cap_gb:
+        whole = torch.cuda.get_device_properties(0).total_memory / 1e9
+        torch.cuda.set_per_process_memory_fraction(min(1.0, options.cap_gb / whole))
     torch.manual_seed(0)
     with torch.device("cuda"):
         torch.set_default_dtype(torch.bfloat16)
         model: Any = LlamaForCausalLM(LlamaConfig(pad_token_id=0)).eval()
         torch.set_default_dtype(torch.float32)
+    if options.cap_gb:
+        pinned = stage_for(tokenizer, "llama-2", options.queries, options.queries)
+        dense = DenseEngine(model, random_parents(model), 4, "", "pinned")
+        figures = timed(dense, pinned, options.candidates, 0, profile)
+        show(found, f"dense, {options.cap_gb:g} GB, parents in RAM", figures)
+        found["peak_gb"] = round(torch.cuda.max_memory_reserved() / 1e9, 1)
+        return
     for seed, name in enumerate(("one", "two")):
         random_lora(model, folder / name, seed)
     adapters: dict[str, Path | None] = {name: folder / name for name in ("one", "two")}
@@ -227,11 +244,7 @@ def on_cuda(options: argparse.Namespace, found: dict[str, Any]) -> None:
     slow = timed(engine, alone, options.candidates, options.latency, profile)
     show(found, f"adapter, judge {options.latency:g} s a call", slow)
     engine.close()
-    shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
-    parents: dict[str, Any] = {
-        name: RandomTensors(shapes, seed, "cuda") for seed, name in enumerate(("a", "b"), 1)
-    }
-    dense = DenseEngine(model, parents, 4, "", "device")
+    dense = DenseEngine(model, random_parents(model), 4, "", "device")
     show(found, "dense", timed(dense, alone, options.candidates, 0, profile))
     show(found, "to disk and back", by_files(dense.model, alone, folder / "merged"))
     shutil.rmtree(folder)
@@ -292,6 +305,7 @@ def main() -> None:
     parser.add_argument("--queries", type=int, default=102)
     parser.add_argument("--candidates", type=int, default=6)
     parser.add_argument("--adapters-only", action="store_true", help="no full parents, no files")
+    parser.add_argument("--cap-gb", type=float, help="let PyTorch have only this much of the GPU")
     parser.add_argument("--latency", type=float, default=1.0)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()

@@ -121,17 +121,28 @@ def rows_that_fit(
 ) -> int:
     """``rows``, or as many as the keys and values of the longest of ``requests`` leave room for.
 
-    Counted are four fifths of the free memory of a CUDA device, and what ``space`` holds already.
+    Counted are four fifths of the free memory of a CUDA device, or of what this process may still
+    take of it, and what ``space`` holds already.
     """
     module = _module(model)
     if module.device.type != "cuda" or not requests:
         return rows
-    tokens = max(len(one.prompt_ids) + one.preset.max_new_tokens for one in requests)
-    free = torch.cuda.mem_get_info(module.device)[0]
-    free += torch.cuda.memory_reserved(module.device) - torch.cuda.memory_allocated(module.device)
+    prompts, places = distinct(requests)
+    layout, _, _ = laid_out(module, prompts, places)
+    begun = layout.begun if layout.groups == 1 else 0  # of many, a part may share less
+    tokens = max(len(one.prompt_ids) + one.preset.max_new_tokens for one in requests) - begun
     held = sum(one.nbytes for one in space.buffers) if space else 0
     each = up(tokens, TOKENS_STEP) * _bytes_per_token(module)
-    return max(1, min(rows, int(0.8 * (free + held) / each) // ROWS_STEP * ROWS_STEP or ROWS_STEP))
+    fitting = int(0.8 * (_free(module.device) + held) / each)
+    return max(1, min(rows, fitting // ROWS_STEP * ROWS_STEP or ROWS_STEP))
+
+
+def _free(device: torch.device) -> int:
+    """Bytes of a CUDA device that this process can still have."""
+    free, whole = torch.cuda.mem_get_info(device)
+    allocated = torch.cuda.memory_allocated(device)
+    allowed = int(torch.cuda.get_per_process_memory_fraction(device) * whole)
+    return min(free + torch.cuda.memory_reserved(device) - allocated, allowed - allocated)
 
 
 def _module(model: Any) -> Any:
