@@ -13,6 +13,7 @@ import torch
 from test_adapters import save_adapter, tiny_model
 from test_generation import MODELS, bytes_tokenizer
 
+from charllm.core.decoding_fused import norm_like
 from charllm.core.decoding_space import DecodingSpace
 from charllm.core.decoding_text import Pieces, TextStream
 from charllm.core.generation import Done, GenerationPreset, Request, generate_all
@@ -148,6 +149,22 @@ def test_rows_of_adapters(tmp_path: Path, device: str) -> None:
     same(generate_all(engine, tokenizer, asked, space), generate_all(engine, tokenizer, asked))
     groups = {(layout.groups, layout.begun) for layout, *_ in space._shapes}
     assert (4, 32) in groups
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", MODELS)
+def test_normalisation_in_parts_gives_the_models_numbers(name: str, dtype: torch.dtype) -> None:
+    model = MODELS[name]().to(dtype)
+    norms = [m for m in model.modules() if type(m).__name__.endswith("RMSNorm")]
+    assert norms
+    torch.manual_seed(0)
+    for module in norms:
+        with torch.no_grad():
+            module.weight.add_(torch.randn_like(module.weight))
+        x = torch.randn(3, 5, len(module.weight), dtype=dtype)
+        found = norm_like(module)
+        assert found is not None
+        assert torch.equal(found(module, x), module(x))
 
 
 @pytest.mark.parametrize("stops", [(), ("。質",), ("c\n", "い、"), ("わ",), ("zz ", "で")])

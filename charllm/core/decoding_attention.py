@@ -51,7 +51,8 @@ def one_token(
     own = own.view(rows, shared, together, tokens)
     beginnings = _beginnings.get()
     if not beginnings:
-        shares = fused(_shares)(own, attention_mask, scale, value.dtype)
+        weighed = fused(_scaled)(own, attention_mask, scale).softmax(-1)
+        shares = weighed.to(value.dtype)
         out = torch.bmm(shares.view(rows * shared, together, tokens), values)
         return out.reshape(rows, 1, heads, dim), None
     first_keys, first_values = beginnings[module.layer_idx]
@@ -62,9 +63,8 @@ def one_token(
         asked.reshape(groups * shared, each * together, dim),
         first_keys.flatten(0, 1).transpose(1, 2),
     ).view(groups, shared, each, together, begun)
-    first_shares, own_shares = fused(_shares_of_both)(
-        first, own, attention_mask, scale, value.dtype
-    )
+    shares = fused(_scaled_both)(first, own, attention_mask, scale).softmax(-1)
+    first_shares, own_shares = fused(_split)(shares, begun, groups, value.dtype)
     first_out = _product(
         first_shares.view(groups * shared, each * together, begun), first_values.flatten(0, 1)
     ).view(groups, shared, each, together, dim)
@@ -73,20 +73,26 @@ def one_token(
     return out.reshape(rows, 1, heads, dim), None
 
 
-def _shares(scores: Tensor, mask: Tensor, scale: float, dtype: torch.dtype) -> Tensor:
-    return (scores * scale + mask).softmax(-1).to(dtype)
+def _scaled(scores: Tensor, mask: Tensor, scale: float) -> Tensor:
+    return scores * scale + mask
 
 
-def _shares_of_both(
-    first: Tensor, own: Tensor, mask: Tensor, scale: float, dtype: torch.dtype
-) -> tuple[Tensor, Tensor]:
+def _scaled_both(first: Tensor, own: Tensor, mask: Tensor, scale: float) -> Tensor:
     """``first`` [groups, key heads, rows, together, b] and ``own`` [all rows, key heads, together,
-    tokens], weighed against each other; the shares have their shapes."""
+    tokens] as [all rows, key heads, together, b + tokens]."""
     groups, shared, each, together, begun = first.shape
     by_row = first.transpose(1, 2).reshape(groups * each, shared, together, begun)
-    shares = (torch.cat([by_row, own], -1) * scale + mask).softmax(-1).to(dtype)
-    split = shares[..., :begun].reshape(groups, each, shared, together, begun)
-    return split.transpose(1, 2).contiguous(), shares[..., begun:].contiguous()
+    return torch.cat([by_row, own], -1) * scale + mask
+
+
+def _split(shares: Tensor, begun: int, groups: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """What ``_scaled_both`` put together, in the two shapes it had."""
+    rows, shared, together, _ = shares.shape
+    first = shares[..., :begun].reshape(groups, rows // groups, shared, together, begun)
+    return (
+        first.transpose(1, 2).to(dtype).contiguous(),
+        shares[..., begun:].to(dtype).contiguous(),
+    )
 
 
 def _added(first: Tensor, own: Tensor, dtype: torch.dtype) -> Tensor:
