@@ -330,6 +330,40 @@ def test_models_and_runs_open(visitor: Visitor) -> None:
     assert "事実の索引" in page.locator("#runs-table").inner_text()
 
 
+def test_an_idle_page_rests(visitor: Visitor) -> None:
+    """Whatever was opened before: once a second the page in sight asks whether anything is new."""
+    page = visitor.open()
+    for tab, inner in (
+        ("ジャッジ", "judge-filter"),
+        ("学習", "train-runs"),
+        ("マージ", "merge-runs"),
+    ):
+        go_to(page, tab)
+        page.click(f"#{inner.replace('-', '-tab-')}-button")
+    page.wait_for_selector("#merge-chosen", state="visible")
+    page.wait_for_timeout(2000)  # what was opened is answered
+    asked: list[str] = []
+    page.on("request", lambda one: asked.append(one.url))
+    session = page.context.new_cdp_session(page)
+    session.send("Performance.enable", {"timeDomain": "threadTicks"})
+    before = busy_seconds(session)
+    frames = page.evaluate(
+        "() => new Promise((told) => { let drawn = 0; const ask = window.requestAnimationFrame;"
+        " window.requestAnimationFrame = (call) => { drawn += 1; return ask(call); };"
+        " setTimeout(() => { window.requestAnimationFrame = ask; told(drawn); }, 4000); })"
+    )
+    assert page.evaluate("window.charllmCalm"), "quiet.js has found Gradio's LoadingStatus"
+    assert frames < 60, "nothing moves; the clock of Gradio's first page would draw 240"
+    assert 1 <= len([url for url in asked if "queue/join" in url]) <= 6
+    assert busy_seconds(session) - before < 0.6, "a tenth of a second; without quiet.js over one"
+
+
+def busy_seconds(session: Any) -> float:
+    """How long the page's own thread has worked, as the browser counts it."""
+    told = session.send("Performance.getMetrics")["metrics"]
+    return float(next(one["value"] for one in told if one["name"] == "TaskDuration"))
+
+
 # --- the character ------------------------------------------------------------------------------
 
 

@@ -141,6 +141,11 @@ def test_the_rows_are_shown_as_tokens_and_what_is_wrong_closes_the_gate(
     assert len(texts(page, ".tokenrow")) == 4
     page.click("#train-rows-part input[value=held]")
     wait_text(page, "#train-rows-place", "3 ページ中 1")
+    page.evaluate(
+        "() => { const next = document.querySelector('#train-rows-after');"
+        " next.click(); setTimeout(() => next.click(), 60); }"
+    )
+    wait_text(page, "#train-rows-place", "3 ページ中 3")  # both presses count
     assert not set(texts(page, ".tokenrow header b")) & set(shown)
     page.click("#train-tab-setup-button")
     page.click("#train-view input[value=full]")

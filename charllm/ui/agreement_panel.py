@@ -36,7 +36,7 @@ from charllm.ui.agreement_html import (
 )
 from charllm.ui.calibrated_html import calibrated_html
 from charllm.ui.desk_html import SEPARATOR, judge_name, source_choices
-from charllm.ui.judge_html import SHARED, Panel, one_of
+from charllm.ui.judge_html import LAST, SHARED, Panel, one_of
 from charllm.ui.page import Page, banner
 from charllm.ui.words import language_of, say, t
 
@@ -209,10 +209,10 @@ def build(page: Page) -> Panel:
     told = [said, made, insist, drop]
     parts = [overview, chosen, detail, people, judges]
     outputs = [source, *parts, rubric, judge, *told]
-    page.profile.change(look, seen, outputs, **SHARED)
+    page.profile.change(look, seen, outputs, **LAST)
     taken.change(look, seen, outputs, **SHARED)
-    source.input(shown, seen[:3], parts, **SHARED)
-    chosen.input(detail_of, seen[:3], detail, **SHARED)
+    source.input(shown, seen[:3], parts, **LAST)
+    chosen.input(detail_of, seen[:3], detail, **LAST)
     for button, what in ((fit, "fit"), (insist, "insist"), (drop, "forget")):
         button.click(
             calibrate(what),

@@ -395,11 +395,19 @@ def build(page: Page) -> None:
             model_banner(page, request)[0],
         ]
 
-    def look_again(slug: str | None, chosen: list[str], request: gr.Request) -> Any:
-        """New checkpoints and models become columns to choose, without a reload."""
+    def look_again(shown_: str, slug: str | None, chosen: list[str], request: gr.Request) -> Any:
+        """New checkpoints and models become columns to choose, without a reload.
+
+        The page also asks for this when it opens, by when ``on_load`` has not yet put back what
+        the visitor had chosen: that answer must stand, whichever comes last.
+        """
+        if shown_ != (slug or ""):
+            return gr.skip()
         rows = variant_choices(page, slug, language_of(request)) if slug else []
         known = {name for _, name in rows}
-        return gr.Dropdown(rows, value=[name for name in chosen or [] if name in known])
+        if known.issuperset(chosen or []):
+            return gr.Dropdown(rows)
+        return gr.Dropdown(rows, value=[name for name in chosen if name in known])
 
     def on_profile(slug: str | None, before: str, request: gr.Request) -> Any:
         """Another character, chosen in the header or made, imported or deleted elsewhere."""
@@ -544,9 +552,9 @@ def build(page: Page) -> None:
     saved = [page.profile, conversation, columns, blind, score]
     loaded = [shown, page.profile, conversation, columns, blind, score, board, status]
     page.demo.load(on_load, [session, page.profile], loaded, js=RECALL, **shared).then(**viewer)
-    page.tab.select(look_again, [page.profile, columns], columns, **shared)
+    page.tab.select(look_again, [shown, page.profile, columns], columns, **shared)
     page.profile.change(
-        on_profile, [page.profile, shown], [shown, conversation, columns, board], **shared
+        on_profile, [page.profile, shown], [shown, conversation, columns, board], **last
     ).then(None, saved, None, js=REMEMBER)
     conversation.input(on_choose, [page.profile, conversation], board, **last).then(
         None, saved, None, js=REMEMBER

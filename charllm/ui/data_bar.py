@@ -15,7 +15,7 @@ from charllm.data.dialogue import dataset_path, list_datasets
 from charllm.data.errors import Text, UserError
 from charllm.data.files import read_bytes, write_bytes, write_text
 from charllm.data.profile import list_profiles, load_profile
-from charllm.ui.judge_html import SHARED, one_of
+from charllm.ui.judge_html import LAST, SHARED, one_of
 from charllm.ui.page import Page, banner
 from charllm.ui.words import language_of, say, t, warn
 
@@ -237,9 +237,9 @@ def build(page: Page) -> Bar:
     ]
     for button, what in ((adopt, "adopt"), (discard, "discard")):
         changed.append(button.click(decide(what), current, outputs, **SHARED))
-    chosen.input(lambda: "", None, status, **SHARED)
+    chosen.input(lambda: "", None, status, **LAST)
     copied = chosen.change(None, chosen, current, js="(name) => name || ''")
-    picked = copied.then(show_about, current, [note, outside], **SHARED)
+    picked = copied.then(show_about, current, [note, outside], **LAST)
     click = "() => setTimeout(() => document.querySelector('#data-download').click(), 150)"
     for what, button in controls.files.items():
         button.click(fetch(what), current, controls.download, **SHARED).then(None, js=click)

@@ -29,7 +29,7 @@ from charllm.services.preview import preview_rows
 from charllm.ui import data_import_form
 from charllm.ui.data_import_form import FIELDS
 from charllm.ui.data_import_html import counts_html, detected_html, previews_html, rejected_html
-from charllm.ui.judge_html import SHARED
+from charllm.ui.judge_html import LAST, SHARED
 from charllm.ui.page import Page, banner
 from charllm.ui.words import language_of, say, t
 
@@ -220,11 +220,11 @@ def build(page: Page, made: gr.Textbox, after: Callable[[Any], None]) -> None:
     told_how = [*form.columns, form.speaker]
     events = (form.file.upload, form.file.clear, form.format.input)
     for event in events:
-        event(start, looked, outputs, show_progress="minimal", api_visibility="private")
+        event(start, looked, outputs, **{**LAST, "show_progress": "minimal"})
     page.tab.select(greet, form.file, said, **SHARED)
     changes = [control.input for control in (*form.columns, form.model)]
     for event in (*changes, form.speaker.submit, form.speaker.blur):
-        event(again, [*looked, *told_how], shown, **SHARED)
+        event(again, [*looked, *told_how], shown, **LAST)
     after(
         form.go.click(
             take,

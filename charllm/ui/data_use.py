@@ -16,7 +16,7 @@ from charllm.services import harvest
 from charllm.services.harvest import Harvest
 from charllm.services.store import Store
 from charllm.ui.data_import_html import table_html
-from charllm.ui.judge_html import SHARED, Panel
+from charllm.ui.judge_html import LAST, SHARED, Panel
 from charllm.ui.page import Page, banner
 from charllm.ui.words import language_of, say, t
 
@@ -200,7 +200,7 @@ def build(page: Page, made: gr.Textbox, after: Callable[[Any], None]) -> Panel:
     seen = [page.profile, kinds, threshold]
     shown = [status, head, rows, pair_head, pairs]
     for control in (kinds.input, threshold.input, page.profile.change):
-        control(look, seen, shown, **SHARED)
+        control(look, seen, shown, **LAST)
     after(keep.click(save, [*seen, name], [made, status], **SHARED))
     ready = gr.Textbox("", visible=False)
     fetch = (

@@ -19,7 +19,7 @@ from charllm.ui.desk_html import (
     source_choices,
 )
 from charllm.ui.desk_view import DeskView, desk_view, message
-from charllm.ui.judge_html import SHARED, Panel, one_of
+from charllm.ui.judge_html import LAST, SHARED, Panel, one_of
 from charllm.ui.page import Page
 from charllm.ui.words import language_of, t
 
@@ -109,6 +109,16 @@ def build(page: Page) -> Panel:
             shown(slug, name, source_, judge_, request, anew=True),
         ]
 
+    def on_source(
+        slug: str | None,
+        name: str,
+        source_: str | None,
+        judge_: str | None,
+        request: gr.Request,
+    ) -> Any:
+        """Another source; its list stays as it is, by now the visitor may have gone on."""
+        return look(slug, name, source_, judge_, request)[1:]
+
     def act(
         slug: str,
         name: str,
@@ -128,9 +138,9 @@ def build(page: Page) -> Panel:
     page.demo.load(None, None, person, js=RECALL, api_visibility="private")
     person.change(None, person, None, js=REMEMBER, api_visibility="private")
     for moment in (person.submit, person.blur, judge.input):
-        moment(shown, chosen, desk, **SHARED)
-    for control in (source.input, page.profile.change):
-        control(look, chosen, outputs, **SHARED)
+        moment(shown, chosen, desk, **LAST)
+    source.input(on_source, chosen, outputs[1:], **LAST)
+    page.profile.change(look, chosen, outputs, **LAST)
     # "multiple": a key may come before the page has noticed that the one before it is done.
     desk.select(act, chosen, desk, queue=False, trigger_mode="multiple", **SHARED)
     return Panel(look, chosen, outputs)

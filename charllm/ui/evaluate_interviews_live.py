@@ -27,6 +27,7 @@ from charllm.services.interview_view import (
 )
 from charllm.services.runs import Run
 from charllm.ui import evaluate_interviews_judge
+from charllm.ui.beat import pulse
 from charllm.ui.evaluate_interviews_html import detail_html, run_choices, table_html
 from charllm.ui.evaluate_interviews_result import drift_plots, result_html
 from charllm.ui.evaluate_interviews_talk import Reading
@@ -101,7 +102,7 @@ class Live:
             evaluate_interviews_judge.build(page, self.current, detail)
             with gr.Accordion(t("Log", "ログ"), open=False):
                 log = _html("interviews-log")
-        self.has = gr.Textbox("", visible=False)
+        self.has, self.ticker = gr.Textbox("", visible=False), pulse()
         rest = [detail, result, plots, log, *self.reading.outputs, self.has]
         self.followed = [table, below, *self.buttons.values(), *rest]
         self.shown = [self.chosen, self.current, *self.followed]
@@ -192,7 +193,7 @@ class Live:
 
     def _wire(self) -> None:
         follow, seen, followed = self.follow, self.seen, self.followed
-        gr.Timer(1.0).tick(follow, seen, followed, **SHARED)
+        self.ticker.tick(follow, seen, followed, **SHARED)
         self.chosen.input(None, self.chosen, self.current, js="(run) => run || ''").then(
             follow, seen, followed, trigger_mode="always_last", **SHARED
         )

@@ -21,11 +21,13 @@ from charllm.services.evaluate_view import EvaluateView, stamp
 from charllm.services.filtering import raise_budget
 from charllm.services.runs import Run
 from charllm.ui import evaluate_more
+from charllm.ui.beat import pulse
 from charllm.ui.evaluate_form import Setup
 from charllm.ui.evaluate_html import status_html
 from charllm.ui.evaluate_live_html import again_html, detail_html, run_choices, table_html
 from charllm.ui.evaluate_plots import NOTHING, report_plots
 from charllm.ui.evaluate_result_html import result_html
+from charllm.ui.followed import panel as followed_panel
 from charllm.ui.judge_html import SHARED, Panel, one_of, run_among
 from charllm.ui.page import Page, banner
 from charllm.ui.train_live import Has
@@ -129,7 +131,7 @@ def build(page: Page, setup: Setup, tabs: gr.Tabs) -> tuple[Panel, gr.Textbox]:
     with gr.Accordion(t("Log", "ログ"), open=False):
         log = _html("evaluate-log")
     has = gr.Textbox("", visible=False)
-    ticker = gr.Timer(1.0)
+    ticker = pulse()
     followed = [table, *buttons.values(), detail, result, plots, again, log, has]
     shown = [chosen, current, *followed]
 
@@ -228,4 +230,5 @@ def build(page: Page, setup: Setup, tabs: gr.Tabs) -> tuple[Panel, gr.Textbox]:
         inputs = [*seen, buttons["money"]]
         buttons[name].click(act(name), inputs, followed, **SHARED)
     buttons["peek"].click(peek, seen, followed, **SHARED)
-    return Panel(look, seen, shown), current
+    offered = followed_panel(look, lambda: run_choices(page.paths), chosen, current, has, followed)
+    return offered, current

@@ -14,7 +14,7 @@ from charllm.services.evaluate_files import FORMS, Form, hand_out
 from charllm.services.evaluate_forms import judge_choices, read_judges
 from charllm.ui.evaluate_fill import labelled
 from charllm.ui.evaluate_live_html import again_html
-from charllm.ui.judge_html import SHARED, figures, money_text, one_of, run_among
+from charllm.ui.judge_html import LAST, SHARED, figures, money_text, one_of, run_among
 from charllm.ui.judgements_io import FETCH
 from charllm.ui.page import Page, banner
 from charllm.ui.words import language_of, say, t, warn
@@ -139,7 +139,7 @@ def again(page: Page, current: gr.Textbox, how: How) -> gr.HTML:
         return again_html(page.paths, run, request)
 
     fold.expand(opened, [current, judge], [judge, quoted], **SHARED)
-    judge.input(quote, [current, judge], quoted, **SHARED)
+    judge.input(quote, [current, judge], quoted, **LAST)
     go.click(on_go, [current, judge, money, insist], progress, **SHARED)
     return progress
 

@@ -17,7 +17,7 @@ from charllm.ui import evaluate_more
 from charllm.ui.evaluate_live import plots_component
 from charllm.ui.evaluate_pairs_html import ratings_html, ratings_plot
 from charllm.ui.evaluate_plots import NOTHING
-from charllm.ui.judge_html import SHARED, Panel, empty, one_of, run_among
+from charllm.ui.judge_html import LAST, SHARED, Panel, empty, one_of, run_among
 from charllm.ui.page import Page, banner
 from charllm.ui.train_live_html import run_label
 from charllm.ui.words import language_of, say, t
@@ -129,6 +129,6 @@ def build(page: Page, current: gr.Textbox) -> Panel:
 
     outputs = [source, shown, plot]
     for moment in (source.input, length.input):
-        moment(told, chosen, [shown, plot], **SHARED)
+        moment(told, chosen, [shown, plot], **LAST)
     file.upload(on_file, [page.profile, current, length, file], [loaded, *outputs], **SHARED)
     return Panel(look, chosen, outputs)

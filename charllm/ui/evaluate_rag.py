@@ -28,7 +28,7 @@ from charllm.ui.evaluate_rag_html import (
     step_html,
     swept_html,
 )
-from charllm.ui.judge_html import SHARED, Panel, empty, one_of
+from charllm.ui.judge_html import LAST, SHARED, Panel, empty, one_of
 from charllm.ui.page import Page, banner
 from charllm.ui.train_live_html import run_label
 from charllm.ui.words import language_of, say, t, warn
@@ -179,6 +179,11 @@ def build(page: Page, current: gr.Textbox) -> Panel:
             *drawn,
         ]
 
+    def on_pair(run_id: str, name: str | None, key: str | None, request: gr.Request) -> list[Any]:
+        """Another pair; the list stays as it is, by now the visitor may have gone on."""
+        bar, _, *rest = look(run_id, name, key, request)
+        return [bar, gr.skip(), *rest]
+
     def nothing(told: str) -> list[Any]:
         """Only what is told; the rest hides."""
         gone = [gr.Row(visible=False), gr.Dropdown([], value=None), ""]
@@ -217,8 +222,8 @@ def build(page: Page, current: gr.Textbox) -> Panel:
             yield undrawn()
 
     outputs = [head, pair, about, shown, body, *detail, *curves]
-    pair.input(look, [current, pair, fact], outputs, **SHARED)
-    chosen = fact.input(on_fact, [current, pair, fact], answers, **SHARED)
+    pair.input(on_pair, [current, pair, fact], outputs, **LAST)
+    chosen = fact.input(on_fact, [current, pair, fact], answers, **LAST)
     pressed = facts.select(
         on_press, [current, pair], [fact, answers], trigger_mode="multiple", **SHARED
     )

@@ -18,7 +18,7 @@ from charllm.ui import (
     evaluate_queries,
     evaluate_rag,
 )
-from charllm.ui.judge_html import SHARED, Panel
+from charllm.ui.judge_html import SHARED
 from charllm.ui.page import Page
 from charllm.ui.words import t
 
@@ -29,26 +29,21 @@ def build(page: Page) -> None:
             setup = evaluate_form.build(replace(page, tab=tab))
         with _tab("runs", t("Results", "結果")) as tab:
             live, current = evaluate_live.build(replace(page, tab=tab), setup, tabs)
-            opened_by(tab, live)
+            live.shown_at(tab.select)
         with _tab("queries", t("Question by question", "質問ごと")) as tab:
-            opened_by(tab, evaluate_queries.build(replace(page, tab=tab), current))
+            evaluate_queries.build(replace(page, tab=tab), current).shown_at(tab.select)
         with _tab("pairs", t("Pairs", "勝敗")) as tab:
-            opened_by(tab, evaluate_pairs.build(replace(page, tab=tab), current))
+            evaluate_pairs.build(replace(page, tab=tab), current).shown_at(tab.select)
         with _tab("rag", t("RAG", "RAG")) as tab:
-            opened_by(tab, evaluate_rag.build(replace(page, tab=tab), current))
+            evaluate_rag.build(replace(page, tab=tab), current).shown_at(tab.select)
         with _tab("interviews", t("Interviews", "インタビュー")) as tab:
             evaluate_interviews.build(replace(page, tab=tab))
     panel = setup.panel
     opened = page.tab.select(
         panel.refresh, panel.inputs, panel.outputs, js=evaluate_form.RECALL, **SHARED
     )
-    setup.after(opened).then(live.refresh, live.inputs, live.outputs, **SHARED)
+    live.shown_at(setup.after(opened).then)
 
 
 def _tab(name: str, label: Any) -> gr.Tab:
     return gr.Tab(label, id=f"evaluate-{name}", elem_id=f"evaluate-tab-{name}")
-
-
-def opened_by(tab: gr.Tab, panel: Panel) -> None:
-    """Show all there is whenever the page is opened."""
-    tab.select(panel.refresh, panel.inputs, panel.outputs, **SHARED)

@@ -16,6 +16,7 @@ from charllm.data.files import SLUG
 from charllm.services import jobs
 from charllm.services.filtering import quote_filter, raise_budget
 from charllm.services.judge_choice import check_key, require_fit, title
+from charllm.ui.beat import pulse
 from charllm.ui.filter_html import (
     budget_data,
     budget_of,
@@ -31,7 +32,7 @@ from charllm.ui.filter_html import (
     run_choices,
     table_html,
 )
-from charllm.ui.judge_html import SHARED, Panel, mark_html, one_of, run_among
+from charllm.ui.judge_html import LAST, SHARED, Panel, mark_html, one_of, run_among
 from charllm.ui.page import Page, banner
 from charllm.ui.words import language_of, t, warn
 
@@ -132,7 +133,7 @@ def build(page: Page) -> Panel:
         apply_default_css=False,
         elem_id="filter-histogram",
     )
-    ticker = gr.Timer(1.0)
+    ticker = pulse()
     fields = {
         "dataset": dataset,
         "limit": limit,
@@ -242,8 +243,8 @@ def build(page: Page) -> Panel:
 
     seen = [page.profile, dataset, chosen]
     ticker.tick(tick, chosen, followed, **SHARED)
-    chosen.input(tick, chosen, followed, **SHARED)
-    page.profile.change(look, [page.profile, page.profile, chosen], shown, **SHARED)
+    chosen.input(tick, chosen, followed, **LAST)
+    page.profile.change(look, [page.profile, page.profile, chosen], shown, **LAST)
     ask.click(quote, form, [quoted, insist], show_progress="minimal", api_visibility="private")
     start.click(
         begin,

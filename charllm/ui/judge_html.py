@@ -22,6 +22,8 @@ from charllm.ui.page import banner
 from charllm.ui.words import say
 
 SHARED: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+LAST: dict[str, Any] = {"trigger_mode": "always_last", **SHARED}
+"""For choices: one made while the answer to another is on its way gets an answer of its own."""
 UNKNOWN = "–"
 GATE: dict[str, Text] = {
     "as_ai": Text("speaks as an AI", "AIとして話している"),

@@ -24,6 +24,8 @@ from charllm.services.merge_view import (
 )
 from charllm.services.runs import Run
 from charllm.ui import merge_fork
+from charllm.ui.beat import pulse
+from charllm.ui.followed import panel as followed_panel
 from charllm.ui.form_page import clickable
 from charllm.ui.judge_html import SHARED, Panel, one_of, run_among
 from charllm.ui.merge_candidates import candidate_html, candidates_html
@@ -128,7 +130,7 @@ def build(page: Page, setup: Setup, tabs: gr.Tabs) -> Panel:
     has = gr.Textbox("", visible=False)
     current, compared = gr.Textbox("", visible=False), gr.Textbox("", visible=False)
     pressed = gr.Textbox("", visible=False)
-    ticker = gr.Timer(1.0)
+    ticker = pulse()
     panes = [curves, detail, report, heats, candidates, log]
     followed = [table, *buttons.values(), *panes, has]
     shown = [chosen, current, *followed]
@@ -264,4 +266,4 @@ def build(page: Page, setup: Setup, tabs: gr.Tabs) -> Panel:
         **SHARED,
     )
     curves.select(all_points, current, followed, **SHARED)
-    return Panel(look, seen_, shown)
+    return followed_panel(look, lambda: run_choices(page.paths), chosen, current, has, followed)

@@ -21,11 +21,11 @@ def build(page: Page) -> None:
             setup = merge_form.build(replace(page, tab=tab))
         with gr.Tab(t("Runs", "実行"), id="merge-runs", elem_id="merge-tab-runs") as tab:
             live = merge_live.build(replace(page, tab=tab), setup, tabs)
-            tab.select(live.refresh, live.inputs, live.outputs, **SHARED)
+            live.shown_at(tab.select)
         with gr.Tab(t("Mixer", "手動で混ぜる"), id="merge-mixer", elem_id="merge-tab-mixer") as tab:
             merge_mixer.build(replace(page, tab=tab))
     panel = setup.panel
     opened = page.tab.select(
         panel.refresh, panel.inputs, panel.outputs, js=merge_form.RECALL, **SHARED
     )
-    setup.after(opened).then(live.refresh, live.inputs, live.outputs, **SHARED)
+    live.shown_at(setup.after(opened).then)

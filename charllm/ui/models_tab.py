@@ -14,6 +14,7 @@ from charllm.core.variants import Variant, load_endpoints, save_endpoints
 from charllm.data.errors import Text, UserError
 from charllm.services import doctor, jobs
 from charllm.services.runs import list_runs
+from charllm.ui.beat import pulse
 from charllm.ui.page import Page, banner, progress_bar
 from charllm.ui.runs_tab import seconds_text
 from charllm.ui.words import language_of, say, t, warn
@@ -221,7 +222,7 @@ def build(page: Page) -> None:
         rag = gr.Checkbox(False, label="RAG", min_width=80)
         add = gr.Button(t("Add", "追加"), elem_id="endpoint-add")
         remove = gr.Button(t("Remove all", "すべて削除"), elem_id="endpoint-remove")
-    ticker = gr.Timer(1.0)
+    ticker = pulse()
 
     def show(count: float, tokens: float, request: gr.Request) -> Any:
         return [

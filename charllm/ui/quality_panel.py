@@ -11,7 +11,9 @@ from charllm.core.judging.quality_marks import latest
 from charllm.data.errors import UserError
 from charllm.services import jobs
 from charllm.services.judge_choice import check_key, load_choice, mark_for, title
+from charllm.ui.beat import pulse
 from charllm.ui.judge_html import (
+    LAST,
     SHARED,
     Panel,
     empty,
@@ -59,7 +61,7 @@ def build(page: Page) -> Panel:
     chosen = gr.Dropdown([], label=t("Report", "検査の結果"), elem_id="quality-chosen")
     report = gr.HTML("", elem_id="quality-report")
     seen = gr.Textbox("", visible=False)
-    ticker = gr.Timer(1.0)
+    ticker = pulse()
     outputs = [chosen, report, mark, progress, stop, seen]
 
     def state(slug: str | None, request: gr.Request) -> list[Any]:
@@ -128,10 +130,10 @@ def build(page: Page) -> Panel:
         return state(slug, request)
 
     current = [page.profile, chosen]
-    page.profile.change(look, current, outputs, **SHARED)
+    page.profile.change(look, current, outputs, **LAST)
     page.tab.select(look_closely, current, outputs, **SHARED)
     ticker.tick(tick, [*current, seen], outputs, **SHARED)
-    chosen.input(shown, current, report, **SHARED)
+    chosen.input(shown, current, report, **LAST)
     start.click(begin, [page.profile, per_kind], [progress, stop, seen], **SHARED)
     stop.click(end, page.profile, [progress, stop, seen], **SHARED)
     return Panel(look, current, outputs)

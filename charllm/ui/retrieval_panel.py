@@ -19,6 +19,7 @@ from charllm.services import jobs
 from charllm.services.facts import find_facts
 from charllm.services.preview import preview_prompt
 from charllm.services.runs import Run, list_runs
+from charllm.ui.beat import pulse
 from charllm.ui.page import EMBEDDERS, Page, banner, progress_bar
 from charllm.ui.runs_tab import seconds_text
 from charllm.ui.words import language_of, say, t, warn
@@ -202,7 +203,7 @@ def build(page: Page) -> RetrievalPanel:
         again = gr.Button(t("Show the latest", "最新の結果を表示"), size="sm")
         figures = gr.Markdown("", elem_id="calibration")
         plot = gr.Plot(show_label=False)
-    ticker = gr.Timer(1.0)
+    ticker = pulse()
     chosen = [page.profile, kind, model, url]
 
     def show_state(slug: str | None, k: str, m: str, u: str, request: gr.Request) -> Any:

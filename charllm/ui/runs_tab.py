@@ -15,6 +15,7 @@ import gradio as gr
 from charllm.data.errors import Text, UserError
 from charllm.services import jobs
 from charllm.services.runs import Run, Status, find_run, list_runs
+from charllm.ui.beat import pulse
 from charllm.ui.page import Page, progress_bar
 from charllm.ui.words import say, t, warn
 
@@ -166,7 +167,7 @@ def build(page: Page) -> None:
     detail = gr.HTML("", elem_id="runs-detail")
     with gr.Accordion(t("Log", "ログ"), open=False):
         log = gr.HTML("", elem_id="runs-log")
-    ticker = gr.Timer(1.0)
+    ticker = pulse()
     shared: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 
     def look(run_id: str | None, request: gr.Request) -> Any:

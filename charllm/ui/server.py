@@ -27,6 +27,10 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 STATIC = Path(__file__).with_name("static")
+SCRIPTS = (
+    *("board.js", "table.js", "roweditor.js", "grid.js", "steps.js", "histogram.js"),
+    *("form.js", "curves.js", "evaluate.js", "desk.js", "page.js"),
+)
 PLOTLY = ("plotly", "package_data")
 """Where plotly.js lies; the page loads it when it has curves to draw."""
 MAX_UPLOAD = "64mb"
@@ -143,10 +147,11 @@ async def _refuse(send: Send) -> None:
     await send({"type": "http.response.body", "body": b"charllm answers on loopback names only.\n"})
 
 
-class LanguageScript:
-    """Puts the language switch into the page's head, before the page's own scripts run.
+class FirstScripts:
+    """Puts scripts into the page's head that have to run before Gradio's own.
 
-    Gradio translates by ``navigator.language`` alone; the switch's choice has to be there first.
+    Gradio translates by ``navigator.language`` alone: the language switch's choice comes first. And
+    quiet.js changes what Gradio works with while it builds the page.
     """
 
     SCRIPT = (
@@ -163,6 +168,7 @@ class LanguageScript:
 
     def __init__(self, app: App) -> None:
         self.app = app
+        self.scripts = self.SCRIPT + _tag("quiet.js").encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"] != "/" or scope["method"] != "GET":
@@ -181,7 +187,7 @@ class LanguageScript:
             body += message.get("body", b"")
             if message.get("more_body"):
                 return
-            page = body.replace(b"<head>", b"<head>" + self.SCRIPT, 1)
+            page = body.replace(b"<head>", b"<head>" + self.scripts, 1)
             start["headers"] = [
                 (k, str(len(page)).encode() if k.lower() == b"content-length" else v)
                 for k, v in start["headers"]
@@ -234,25 +240,15 @@ def create_app(paths: Paths, settings: ServerSettings) -> App:
         css_paths=[STATIC / "style.css"],
         head=_head(),
     )
-    return Guard(LanguageScript(outer), settings.host)
+    return Guard(FirstScripts(outer), settings.host)
+
+
+def _tag(name: str) -> str:
+    """A script of ours, with the hash of its content: a cache never hides an update."""
+    version = hashlib.sha256((STATIC / name).read_bytes()).hexdigest()[:12]
+    return f'<script src="/charllm-static/{name}?{version}"></script>'
 
 
 def _head() -> str:
-    """Our scripts, with the hash of their content so that an update is never hidden by a cache."""
-    tags = []
-    for name in (
-        "board.js",
-        "table.js",
-        "roweditor.js",
-        "grid.js",
-        "steps.js",
-        "histogram.js",
-        "form.js",
-        "curves.js",
-        "evaluate.js",
-        "desk.js",
-        "page.js",
-    ):
-        version = hashlib.sha256((STATIC / name).read_bytes()).hexdigest()[:12]
-        tags.append(f'<script src="/charllm-static/{name}?{version}"></script>')
-    return "\n".join(tags)
+    """The scripts that Gradio itself puts into the page while it builds it."""
+    return "\n".join(map(_tag, SCRIPTS))

@@ -15,7 +15,7 @@ from charllm.data.dialogue import list_datasets
 from charllm.data.errors import UserError
 from charllm.services.filtering import Filtering, publish
 from charllm.ui.expected_html import expected_html
-from charllm.ui.judge_html import SHARED, Panel, one_of, run_among
+from charllm.ui.judge_html import LAST, SHARED, Panel, one_of, run_among
 from charllm.ui.page import Page, banner
 from charllm.ui.presses import newest as newest_press
 from charllm.ui.presses import noted, noting
@@ -168,7 +168,7 @@ def build(page: Page) -> Panel:
         return [published_html(result, request), free_name(page.paths, dataset)]
 
     seen = [chosen, at, unscored, newest]
-    chosen.input(choose, chosen, everything[2:], **SHARED)
+    chosen.input(choose, chosen, everything[2:], **LAST)
     bars.select(
         slide,
         [chosen, unscored, moved],
@@ -177,7 +177,7 @@ def build(page: Page) -> Panel:
         trigger_mode="always_last",
         **SHARED,
     )
-    unscored.input(recount, [chosen, at, unscored], [bars, *follows], **SHARED)
+    unscored.input(recount, [chosen, at, unscored], [bars, *follows], **LAST)
     make.click(
         on_publish,
         [chosen, name, at, unscored],

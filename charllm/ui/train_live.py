@@ -18,6 +18,7 @@ from charllm.services.comparing import compare_columns
 from charllm.services.runs import Run
 from charllm.services.train_forms import config_of, start_training
 from charllm.services.train_view import TrainView
+from charllm.ui.beat import pulse
 from charllm.ui.followed import panel as followed_panel
 from charllm.ui.judge_html import SHARED, Panel, one_of, run_among
 from charllm.ui.page import Page, banner
@@ -125,7 +126,7 @@ def build(page: Page, gate: Gate, setup: Setup, tabs: gr.Tabs) -> Panel:
         log = gr.HTML("", elem_id="train-log")
     has = gr.Textbox("", visible=False)
     current, compared = gr.Textbox("", visible=False), gr.Textbox("", visible=False)
-    ticker = gr.Timer(1.0)
+    ticker = pulse()
     followed = [table, *buttons.values(), result, detail, curves, replies, log, has]
     shown = [chosen, current, *followed]
 

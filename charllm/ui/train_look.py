@@ -10,7 +10,7 @@ import gradio as gr
 from charllm.core.training_config import TrainConfig
 from charllm.data.errors import Text, UserError
 from charllm.services.train_rows import rows_page
-from charllm.ui.judge_html import SHARED
+from charllm.ui.judge_html import LAST, SHARED
 from charllm.ui.page import Page
 from charllm.ui.train_form import Setup
 from charllm.ui.train_gate import Gate
@@ -97,18 +97,16 @@ def build(page: Page, gate: Gate, setup: Setup, tabs: gr.Tabs) -> None:
             rows = rows_of(found.config, "train", 0, request)
         return [look_html(found, request), *rows]
 
-    def turn(by: int | None) -> Any:
-        """Other rows: the next or previous page, or the first of the other part (None)."""
+    def turn(part: str, number: str, request: gr.Request, start: str, *values: Any) -> list[Any]:
+        """The page of this number; the number is sent only where there is no such page.
 
-        def handler(
-            part: str, number: str, request: gr.Request, start: str, *values: Any
-        ) -> list[Any]:
-            config = form.read(start, values).config
-            if config is None:
-                return [gr.skip()] * len(listed)
-            return rows_of(config, part, 0 if by is None else int(number) + by, request)
-
-        return handler
+        By now the visitor may have pressed again, which the page has counted already.
+        """
+        config = form.read(start, values).config
+        if config is None:
+            return [gr.skip()] * len(listed)
+        *rows, at = rows_of(config, part, int(number), request)
+        return [*rows, gr.skip() if at == number else at]
 
     def on_measure(request: gr.Request, event: gr.EventData, start: str, *values: Any) -> list[Any]:
         """Apply one of the changes that would make the run fit."""
@@ -131,9 +129,10 @@ def build(page: Page, gate: Gate, setup: Setup, tabs: gr.Tabs) -> None:
     )
     setup.after(applied).then(look, form.inputs, looked, **waits)
     turned = [shown.part, shown.number, *form.inputs]
-    for event, by in (
-        (shown.before.click, -1),
-        (shown.after.click, 1),
-        (shown.part.input, None),
+    for event, page_of in (
+        (shown.before.click, "Math.max(0, Number(at) - 1)"),
+        (shown.after.click, "Number(at) + 1"),
+        (shown.part.input, "0"),
     ):
-        event(turn(by), turned, listed, **SHARED)
+        counted = event(None, shown.number, shown.number, js=f"(at) => String({page_of})")
+        counted.then(turn, turned, listed, **LAST)
