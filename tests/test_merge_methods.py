@@ -10,10 +10,14 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from small_models import byte_tokenizer
 
 from charllm.core.merging.blend import MergeConfig, run_merge
 from charllm.core.merging.coefficients import Coefficients, even, layer_groups
 from charllm.core.merging.dense import DenseEngine
+from charllm.core.merging.engines import open_engine
+from charllm.core.merging.evolve_config import EvolveConfig
+from charllm.core.merging.evolving import plan_for, space_of
 from charllm.core.merging.mergekit_engine import MergekitEngine
 from charllm.core.merging.recipe import MergeRecipe
 from charllm.core.merging.sources import ModelFiles
@@ -166,6 +170,35 @@ def test_engine_file_and_mergekit_agree(home: Paths, method: str, one_thread: No
     assert all(torch.equal(p, live[name]) for name, p in engine.model.named_parameters())
     assert engine.model(torch.tensor([[1, 2, 3]])).logits.isfinite().all()
     assert math.isclose(sum(effect.asked.values()), sum(effect.effective.values()), rel_tol=0.1)
+
+
+@pytest.mark.parametrize("method", ["task_arithmetic", "ties", "dare_ties", "dare_linear", "della"])
+def test_the_plain_average_and_the_parents_are_themselves_beside_any_method(
+    method: str, tmp_path: Path
+) -> None:
+    """What a search compares with must not be bent by the method that is searched."""
+    paths = Paths(tmp_path, tmp_path / "workspace")
+    make_family(paths.models, "llama")
+    for name in ("base", "one", "two"):
+        byte_tokenizer().save_pretrained(paths.models / name)
+    names = ("one", "two")
+    asked = {"name": "x", "profile": "p", "method": method, "base": "workspace/models/base"}
+    folders = [f"workspace/models/{name}" for name in names]
+    config = EvolveConfig.from_data({**asked, "parents": folders, "group_size": 2}, "the test")
+    found = plan_for(config, paths)
+    space, engine = space_of(config, found), open_engine(found, 2, compiled=False)
+    engine.apply(space.coefficients(space.start))
+    own = {name: load_file(paths.models / name / "model.safetensors") for name in names}
+    mean = {k: (v.float() + own["two"][k].float()) / 2 for k, v in own["one"].items()}
+    for mixture, wanted in (
+        (space.uniform(), mean),
+        *((space.only(k), own[name]) for k, name in enumerate(names)),
+    ):
+        engine.apply(mixture)
+        for name, parameter in engine.model.named_parameters():
+            assert torch.equal(parameter, wanted[name].to(parameter.dtype)), name
+    theirs = written(paths, engine.recipe(space.uniform()), "mergekit")
+    assert_same({k: v.to(torch.bfloat16) for k, v in mean.items()}, theirs)
 
 
 OTHERS = {

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -358,9 +360,63 @@ def test_bad_recipes_say_what_to_change(home: Paths, tmp_path: Path) -> None:
         merge(home, recipe=save(short, home), out="workspace/mine", form="adapter")
     with pytest.raises(UserError, match="at least two parents"):
         uniform_linear([A])
+    with pytest.raises(UserError, match="chat_template is read by mergekit-yaml only"):
+        told = uniform_linear([A, B]).model_copy(update={"chat_template": "chatml"})
+        merge(home, recipe=save(told, home), out="workspace/mine")
     foreign = home.root / "recipes"
-    with pytest.raises(UserError, match="something else than a model"):
+    with pytest.raises(UserError, match="something else than an earlier merge"):
         merge(home, recipe=save(uniform_linear([A, B]), home), out=str(foreign))
+
+
+@pytest.mark.parametrize(
+    ("method", "weight", "words"),
+    [
+        ("linear", "x", "models.1.parameters: weight: 'x' is no number"),
+        ("linear", math.nan, "weight: nan is no number"),
+        ("linear", [0.1, None], "weight: None is no number"),
+        ("linear", [{"fliter": "mlp", "value": 1}], "an entry is {filter: …, value: …}"),
+        ("linear", [{"filter": "mlp"}], "an entry is {filter: …, value: …}"),
+        ("tiez", 0.5, "does not know the method 'tiez'"),
+        ("nuslerp", 0.5, "--engine mergekit"),
+    ],
+)
+def test_settings_that_cannot_be_read_are_named(
+    home: Paths, method: str, weight: Any, words: str
+) -> None:
+    """And a weight that is no number makes no model of NaNs."""
+    models = [{"model": A, "parameters": {"weight": 0.5}}]
+    models.append({"model": B, "parameters": {"weight": weight}})
+    (home.root / "bad.yaml").write_text(yaml.safe_dump({"merge_method": method, "models": models}))
+    with pytest.raises(UserError, match=re.escape(words)):
+        merge(home, recipe="bad.yaml", out="workspace/mine")
+
+
+@pytest.mark.parametrize("form", ["model", "adapter", "recipe"])
+def test_only_an_earlier_merge_is_ever_replaced(home: Paths, form: str) -> None:
+    """Not a folder of the user's, not a model or adapter that took hours, and no parent."""
+    recipe = save(uniform_linear([A, B]), home)
+    make_adapter(home.models / "tiny", home.checkpoints / "trained", seed=9)
+    kept = {path: path.read_bytes() for path in home.root.rglob("*") if path.is_file()}
+    for out in ("checkpoints/trained", "workspace/models/other", "recipes", "checkpoints"):
+        with pytest.raises(UserError, match="something else than an earlier merge"):
+            merge(home, recipe=recipe, out=out, form=form)
+    for out in ("checkpoints/one", "workspace/models/tiny"):
+        with pytest.raises(UserError, match="is a parent of this merge"):
+            merge(home, recipe=recipe, out=out, form=form)
+    assert {path: path.read_bytes() for path in home.root.rglob("*") if path.is_file()} == kept
+    for _ in range(2):
+        assert Path(merge(home, recipe=recipe, out="checkpoints/mine", form=form)["out"]).is_dir()
+
+
+@pytest.mark.parametrize("module", ["k_proj", "v_proj", "up_proj", "q_proj", "down_proj", "mlp"])
+def test_a_row_has_one_weight_for_all_modules_of_a_layer(home: Paths, module: str) -> None:
+    models = [
+        {"model": A, "parameters": {"weight": [{"filter": module, "value": 0.9}, {"value": 0.5}]}},
+        {"model": B, "parameters": {"weight": [{"filter": module, "value": 0.1}, {"value": 0.5}]}},
+    ]
+    recipe = MergeRecipe.model_validate({"merge_method": "linear", "models": models})
+    with pytest.raises(UserError, match="asks for something else"):
+        adapter_weights(home.root / save(recipe, home), LAYERS)
 
 
 def test_a_cut_file_is_reported_not_blended(home: Paths) -> None:

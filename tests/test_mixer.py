@@ -349,8 +349,10 @@ def test_a_mixture_is_saved_once_under_a_good_name(home: Paths) -> None:
 def begun(home: Paths, after: int, **changes: Any) -> tuple[Run, World]:
     """An evolution whose search has paused after so many evaluations of a small world."""
     world = World(groups=2)
-    world.space = Space(("layers 0-0", "layers 1-1"), 2)
-    search_ = {"max_candidates": 32, "population": 8}
+    method = str(changes.get("method", "linear"))
+    genes: Any = "simplex" if method == "linear" else "free"
+    world.space = Space(("layers 0-0", "layers 1-1"), 2, genes, method)
+    search_ = {"max_candidates": 32, "population": 8, "parametrisation": genes}
     run = jobs.submit(home, "evolve", "bred", evolve_config(search=search_, lines="", **changes))
     paused(world, run.folder / SEARCH, after, **search_)
     status = run.stored_status().model_copy(update={"state": "paused"})
@@ -373,6 +375,20 @@ def test_a_mixture_is_sent_into_a_paused_run(home: Paths) -> None:
     assert takers(home, PARENTS) == [], "its search has ended"
     with pytest.raises(UserError, match="other parents"):
         send(run, open_board(home, ["workspace/models/tiny", PARENTS[0]], 1), UNEVEN)
+
+
+def test_a_search_over_free_weights_of_differences_takes_a_mixture(home: Paths) -> None:
+    """As the demo's does: shares of the parents' differences are shares of the parents."""
+    run, world = begun(home, 17, method="task_arithmetic", base="workspace/models/tiny")
+    assert takers(home, PARENTS) == [run]
+    assert send(run, open_board(home, PARENTS, 1), UNEVEN)
+    search(world, run.folder / SEARCH, max_candidates=32, population=8, parametrisation="free")
+    (given,) = (c for c in Journal(run.folder / SEARCH).candidates() if c.origin)
+    assert given.coefficients.method == "task_arithmetic"
+    assert given.coefficients.weights["layers 0-0"] == pytest.approx((0.75, 0.25))
+    other, _ = begun(home, 17, method="ties", base="workspace/models/tiny", name="other")
+    with pytest.raises(UserError, match="mixes by ties"):
+        send(other, open_board(home, PARENTS, 1), UNEVEN)
 
 
 def test_a_run_is_forked_into_one_of_its_own(home: Paths) -> None:

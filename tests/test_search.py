@@ -6,6 +6,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from charllm.core.merging import pareto
 from charllm.core.merging.coefficients import Coefficients
 from charllm.core.merging.finalists import baselines, global_mixtures
 from charllm.core.merging.genome import Candidate, Extra, Space, onto_simplex
-from charllm.core.merging.journal import Failure, Outcome
+from charllm.core.merging.journal import Failure, Journal, Outcome
 from charllm.core.merging.objective import Objective
 from charllm.core.merging.racing import Race, kept, places
 from charllm.core.merging.search_config import SEARCH_GROUPS, SearchConfig, plan
@@ -372,6 +373,36 @@ def test_a_failing_candidate_costs_itself_alone(tmp_path: Path) -> None:
     assert search(world, tmp_path, evaluate=sometimes).as_json() == result.as_json()
 
 
+def test_the_mean_may_fail_among_the_finalists(tmp_path: Path) -> None:
+    world = World(query_sd=0.1)
+
+    def evaluate(candidate: Candidate, queries: Sequence[str], split: Any) -> list[Outcome]:
+        if candidate.id == "mean" and split == "selection":
+            raise RuntimeError("out of memory")
+        return world(candidate, queries, split)
+
+    result = search(world, tmp_path, evaluate=evaluate)
+    claim = next(one for one in result.claims if one.candidate.id == "mean")
+    assert result.chosen.id.startswith("shrunk") and claim.claimed is None
+    assert dict(result.failed)["mean"].en == "RuntimeError: out of memory"
+
+
+def test_an_interval_counts_the_queries_that_were_scored(tmp_path: Path) -> None:
+    world = World(query_sd=0.1)
+
+    def evaluate(candidate: Candidate, queries: Sequence[str], split: Any) -> list[Outcome]:
+        found = world(candidate, queries, split)
+        if split != "report" or candidate.role == "parent":
+            return found
+        return [*(Outcome(one.query, {"score": None}) for one in found[:7]), *found[7:]]
+
+    result = search(world, tmp_path, evaluate=evaluate)
+    report = result.row("uniform").report
+    assert report is not None and report.unscored == 7 and report.value.n == 33
+    assert result.gain_uniform is not None and result.gain_uniform.n == 33
+    assert "33 queries" in "\n".join(text.en for text in explain(result))
+
+
 def test_where_nothing_can_be_scored_it_pauses_and_goes_on_later(tmp_path: Path) -> None:
     world, down = World(), True
     whole = search(world, tmp_path / "whole")
@@ -389,6 +420,19 @@ def test_where_nothing_can_be_scored_it_pauses_and_goes_on_later(tmp_path: Path)
     again = search(world, tmp_path / "here", evaluate=outage)
     assert again.failed == ()
     assert again.as_json() == whole.as_json()
+
+
+def test_a_judge_that_scores_nothing_ends_it_before_the_budget_is_spent(tmp_path: Path) -> None:
+    world, asked = World(), 0
+
+    def evaluate(candidate: Candidate, queries: Sequence[str], split: Any) -> list[Outcome]:
+        nonlocal asked
+        asked += 1
+        return [Outcome(query, {"score": None}) for query in queries]
+
+    with pytest.raises(UserError, match="could be scored") as refused:
+        search(world, tmp_path, evaluate=evaluate)
+    assert "採点できなかった" in refused.value.text.ja and asked <= 7
 
 
 def test_stopped_and_paused_pass_through(tmp_path: Path) -> None:
@@ -473,6 +517,30 @@ def test_a_budget_below_one_generation_pauses_and_can_be_raised(tmp_path: Path) 
         search(world, tmp_path, max_calls=300)
     assert "max_calls を増やして" in paused.value.text.ja
     assert search(world, tmp_path, max_calls=100_000).stop.code == "candidates"
+
+
+def test_no_call_is_made_beyond_the_budget_whatever_is_asked(tmp_path: Path) -> None:
+    """Seven baselines take 280 calls here, finalists and report 500 more."""
+    world = World()
+    for limit in (90, 290, 700):
+        with pytest.raises(Paused, match="max_calls"):
+            search(world, tmp_path / str(limit), max_calls=limit)
+        assert Journal(tmp_path / str(limit)).spent.calls < limit + 40, "one candidate's at most"
+    search(world, tmp_path / "whole")
+    spent = Journal(tmp_path / "whole").spent.calls
+    dear = 0
+
+    def dearer(candidate: Candidate, queries: Sequence[str], split: Any) -> list[Outcome]:
+        nonlocal dear
+        found = world(candidate, queries, split)
+        dear += 3 * len(found) if split == "report" else 0
+        return [replace(one, calls=4) for one in found] if split == "report" else found
+
+    with pytest.raises(Paused, match="is spent before the end"):
+        search(world, tmp_path / "dear", evaluate=dearer, max_calls=spent)
+    assert Journal(tmp_path / "dear").spent.calls < spent + 160
+    again = search(world, tmp_path / "dear", evaluate=dearer, max_calls=spent + dear + 2000)
+    assert again.opened == 1 and again.gain_uniform is not None
 
 
 def test_hours_end_a_search_too(tmp_path: Path) -> None:

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from charllm.data.errors import UserError
+from charllm.data.errors import Text, UserError
 from charllm.data.files import read_text, write_text
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -32,12 +32,11 @@ class Config(BaseModel):
         try:
             return cls.model_validate(data)
         except ValidationError as error:
-            problems = "; ".join(
-                f"{'.'.join(str(part) for part in item['loc']) or '(top level)'}: {item['msg']}"
-                for item in error.errors()
-            )
+            found = [(item["loc"], _problem(dict(item))) for item in error.errors()]
+            en = "; ".join(f"{_place(loc) or '(top level)'}: {text.en}" for loc, text in found)
+            ja = "; ".join(f"{_place(loc) or '全体'}: {text.ja}" for loc, text in found)
             raise UserError(
-                f"{where} is not valid: {problems}", f"{where} の内容が正しくありません: {problems}"
+                f"{where} is not valid: {en}", f"{where} の内容が正しくありません: {ja}"
             ) from error
 
     @classmethod
@@ -49,6 +48,58 @@ class Config(BaseModel):
 
     def to_yaml(self) -> str:
         return dump_yaml(self.model_dump(mode="json"))
+
+
+def invalid(en: str, ja: str) -> ValueError:
+    """For a validator to raise: a form and ``from_data`` show the words of either language."""
+    error = ValueError(en)
+    error.__cause__ = UserError(en, ja)
+    return error
+
+
+_JA = {
+    "missing": "必須の項目です",
+    "extra_forbidden": "この名前の項目はありません",
+    "literal_error": "{expected} のいずれかにしてください",
+    "greater_than": "{gt} より大きい値にしてください",
+    "greater_than_equal": "{ge} 以上にしてください",
+    "less_than": "{lt} より小さい値にしてください",
+    "less_than_equal": "{le} 以下にしてください",
+    "too_short": "{min_length} 件以上必要です",
+    "too_long": "{max_length} 件以下にしてください",
+    "string_too_short": "{min_length} 文字以上必要です",
+    "string_too_long": "{max_length} 文字以下にしてください",
+    "int": "整数を書いてください",
+    "float": "数値を書いてください",
+    "finite": "有限の数値を書いてください",
+    "bool": "true か false を書いてください",
+    "string": "文字列を書いてください",
+    "list": "リストを書いてください",
+    "tuple": "リストを書いてください",
+    "dict": "「名前: 値」の並びを書いてください",
+    "model": "「名前: 値」の並びを書いてください",
+}
+"""What pydantic objects to, by its error types or how they begin; its own words are English."""
+
+
+def _place(loc: Sequence[int | str]) -> str:
+    return ".".join(map(str, loc))
+
+
+def _problem(item: Mapping[str, Any]) -> Text:
+    """One of pydantic's errors in both languages."""
+    details = item.get("ctx") or {}
+    raised = details.get("error")
+    if isinstance(cause := getattr(raised, "__cause__", None), UserError):
+        return cause.text
+    if raised is not None:
+        return Text(str(raised), str(raised))
+    kind = item["type"]
+    en = "there is no such field" if kind == "extra_forbidden" else item["msg"]
+    ja = _JA.get(kind) or _JA.get(kind.partition("_")[0])
+    if kind == "literal_error":
+        details = {"expected": str(details["expected"]).replace(" or ", ", ")}
+    return Text(en, ja.format(**details) if ja else item["msg"])
 
 
 def load_yaml(path: Path) -> Any:

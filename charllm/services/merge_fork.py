@@ -153,6 +153,7 @@ def _free_name(paths: Paths, name: str) -> str:
     stem = re.sub(r"-fork-\d+$", "", name)
     taken = {one.name for one in merge_runs(paths)}
     number = 1
-    while (free := f"{stem}-fork-{number}") in taken or (paths.checkpoints / free).exists():
+    homes = (paths.checkpoints, paths.models)
+    while (free := f"{stem}-fork-{number}") in taken or any((h / free).exists() for h in homes):
         number += 1
     return free

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from charllm.core.merging.budget import raised
 from charllm.core.merging.evaluating import request_pause
 from charllm.core.merging.evolve_config import EvolveConfig
 from charllm.core.merging.evolve_questions import query_file
@@ -166,10 +167,11 @@ def _questions(config: EvolveConfig, paths: Paths) -> dict[str, str]:
 
 
 def config_of(run: Run) -> EvolveConfig:
-    """What the run was started with; ``UserError`` where its folder is damaged."""
+    """What the run was started with, and the budgets it was given since; ``UserError`` where its
+    folder is damaged."""
     config = run.manifest().load_config(run.folder)
     assert isinstance(config, EvolveConfig), run.id
-    return config
+    return config.model_copy(update={"search": raised(config.search, run.folder)})
 
 
 def report_of(run: Run) -> dict[str, Any] | None:

@@ -13,7 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from charllm.core.merging import planning
-from charllm.core.merging.coefficients import EMBEDDINGS, HEAD, Coefficients, even, layer_groups
+from charllm.core.merging.coefficients import (
+    ADAPTER_METHODS,
+    EMBEDDINGS,
+    HEAD,
+    Coefficients,
+    even,
+    layer_groups,
+)
 from charllm.core.merging.genome import LINEAR
 from charllm.core.merging.injecting import inject, space_of
 from charllm.core.merging.journal import Journal
@@ -212,7 +219,7 @@ def send(run: Run, board: Board, weights: Mapping[str, Sequence[float]]) -> bool
         raise UserError(
             "This evolution has other parents.", "この進化マージは別の親を使っています。"
         )
-    if config.method != LINEAR:
+    if config.method not in ADAPTER_METHODS:  # shares of differences are shares of models
         raise UserError(
             f"This evolution mixes by {config.method}, the mixer by linear.",
             f"この進化マージは {config.method} で混ぜますが、手動の混合は linear です。",

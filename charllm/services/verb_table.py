@@ -46,6 +46,13 @@ USING: tuple[Verb, ...] = (
         (
             arg("run", metavar="RUN"),
             arg("--detach", action="store_true", help="do not wait for its end"),
+            arg(
+                "--set",
+                action="append",
+                default=[],
+                metavar="NAME=VALUE",
+                help="an evolution's budget, such as search.max_calls=500",
+            ),
             arg("--budget-calls", type=int, help="for a filter run, all in all"),
             arg("--budget-tokens", type=int, help="for a filter run, all in all"),
             arg("--budget-usd", type=float, help="for a filter run, all in all"),

@@ -246,6 +246,10 @@ def runs_resume(paths: Paths, options: Namespace) -> Any:
         "tokens": options.budget_tokens,
         "money": options.budget_usd,
     }
+    if options.set:
+        from charllm.services.verbs_merge import raise_search_budget
+
+        raise_search_budget(run, options.set)
     if any(value is not None for value in budget.values()):
         from charllm.core.filtering import Budget
         from charllm.services.filtering import raise_budget

@@ -4,13 +4,15 @@ blends by a recipe."""
 from __future__ import annotations
 
 from argparse import Namespace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from charllm.data.config import Paths
+from charllm.data.errors import UserError
 from charllm.services import jobs
 from charllm.services.following import Ended, follow, run_kind
-from charllm.services.runs import find_run
+from charllm.services.runs import Run, find_run
 from charllm.services.verbs import recipe_path
 
 
@@ -39,6 +41,20 @@ def fork(paths: Paths, options: Namespace) -> Any:
     if isinstance(outcome, Ended):
         return Ended({**outcome.value, **told}, outcome.status)
     return {**outcome, **told}
+
+
+def raise_search_budget(run: Run, changes: Sequence[str]) -> None:
+    """``runs resume --set``: what an evolution that has ended before its end may spend now."""
+    from charllm.core.merging.budget import raise_budget
+    from charllm.services.merge_view import config_of
+
+    if run.kind != "evolve":
+        raise UserError(
+            f"{run.id} is no evolution: --set raises the budget of a search.",
+            f"{run.id} は進化マージの実行ではありません。--set は探索の予算を増やすものです。",
+        )
+    if run.status().resumable:  # else resuming it says why not
+        raise_budget(config_of(run).search, run.folder, changes)
 
 
 def merge(paths: Paths, options: Namespace) -> Any:

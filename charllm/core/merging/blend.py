@@ -43,6 +43,8 @@ COPIED = (
     "added_tokens.json",
     "chat_template.jinja",
 )
+MADE = {"model": "mergekit_config.yml", "adapter": "merged_from.yaml", "recipe": "recipe.yaml"}
+"""By form the file that a merge leaves; only a folder that has it may be replaced."""
 _CHANGED_FIELDS = ("num_hidden_layers", "layer_types", "vocab_size")
 _SHARD = 2**31  # elements: 4 GB in 16 bits
 
@@ -67,22 +69,20 @@ class MergeConfig(Config):
 def run_merge(
     config: MergeConfig, reporter: Reporter, folder: Path, paths: Paths
 ) -> dict[str, Any]:
-    """Make the merge; returns ``{"out", "engine", "form", "seconds", "parents"}``."""
+    """Make the merge; returns ``{"out", "engine", "form", "seconds", "parents"}``.
+
+    An earlier merge in ``out`` is replaced at the very end; anything else there is a ``UserError``.
+    """
     started = time.monotonic()
     recipe_file = paths.root / config.recipe  # an absolute path stays as it is
     out = paths.root / config.out
-    if config.form == "model" and out.resolve() in (paths.root.resolve(), Path("/")):
-        raise UserError(
-            "Choose a new folder for --out.", "--out には新しいフォルダーを指定してください。"
-        )
     if config.engine == "mergekit" and config.form != "model":
         raise UserError(
             "mergekit writes models only; use the resident engine for this form.",
             "mergekit が書き出せるのはモデルだけです。この形式にはエンジン resident を使います。",
         )
     plan = plan_merge(recipe_file, paths)
-    if config.form == "model" and out.exists() and not (out / "config.json").is_file():
-        _refuse_foreign(out)
+    _check_out(out, config.form, plan)
     label = Text(config.label_en or out.name, config.label_ja or out.name)
     if config.form == "recipe":
         publish_recipe(plan, recipe_file, out, label, paths)
@@ -101,11 +101,20 @@ def run_merge(
     }
 
 
-def _refuse_foreign(out: Path) -> None:
-    if not out.is_dir() or any(out.iterdir()):
+def _check_out(out: Path, form: str, plan: Plan) -> None:
+    """``UserError`` where something else than an earlier merge of this form would be replaced."""
+    if out.resolve() in {folder for one in plan.parents for folder in (one.base, one.adapter)}:
         raise UserError(
-            f"{out} exists and holds something else than a model; choose another folder.",
-            f"{out} にはモデルではないものが入っています。別のフォルダーを指定してください。",
+            f"{out} is a parent of this merge; choose another folder.",
+            f"{out} はこのマージの親です。別のフォルダーを指定してください。",
+        )
+    empty = out.is_dir() and not any(out.iterdir())
+    if out.exists() and not empty and not (out / MADE[form]).is_file():
+        raise UserError(
+            f"{out} exists and holds something else than an earlier merge of this form "
+            f"(no {MADE[form]}); choose another folder.",
+            f"{out} には、この形式で以前に作ったマージではないものが入っています"
+            f"（{MADE[form]} がありません）。別のフォルダーを指定してください。",
         )
 
 

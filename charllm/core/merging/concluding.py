@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from charllm.core.merging import finalists as final
-from charllm.core.merging.budget import check_rest
 from charllm.core.merging.finalists import Row, Score
 from charllm.core.merging.genome import Candidate
 from charllm.core.merging.guard import held_back
@@ -27,7 +26,6 @@ Scored = Mapping[str, Score]
 def conclude(search: Search, stop: Stop) -> SearchResult:
     """Score the finalists, choose, open the report split and say what came out."""
     candidates = _finalists(search)
-    check_rest(search.config, search.journal.spent)
     search.expect("scoring the finalists", "最終候補を採点中")
     search.bench.run(candidates, search.splits.selection, "selection", needed=(UNIFORM,))
     selected = _scores(search, candidates, "selection")
@@ -41,7 +39,6 @@ def conclude(search: Search, stop: Stop) -> SearchResult:
     honest = final.honest_gain(gains, search.config.caution, search.splits.selection)
     search.reporter.event("chosen", id=chosen, claimed=honest)
 
-    check_rest(search.config, search.journal.spent)
     _open_report(search, chosen)
     shown = [one for one in candidates if _is_reported(one, chosen)]
     left = sum(search.journal.find(one.id, "report") is None for one in shown)
@@ -185,8 +182,9 @@ def _claims(
     for one in candidates:
         if one.id == chosen or one.id not in reported or one.role not in ("candidate", "mean"):
             continue
-        seemed = search.scores.gain(one.id)
-        claimed = seemed if one.role == "candidate" else selected[one.id].gain.value
+        claimed = search.scores.gain(one.id)
+        if one.role == "mean":  # no candidate of the search; it may have failed here alone
+            claimed = selected[one.id].gain.value if one.id in selected else None
         found.append(Claim(one, claimed, reported[one.id].gain))
     return tuple(found)
 

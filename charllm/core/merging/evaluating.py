@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from charllm.core.merging.genome import Candidate
@@ -47,12 +47,18 @@ def reason_of(error: Exception) -> Text:
 
 
 class Bench:
-    """Evaluates through the journal. Between two candidates it is safe to stop."""
+    """Evaluates through the journal. Between two candidates it is safe to stop; ``afford`` raises
+    ``Paused`` there where nothing more may be spent."""
 
     def __init__(
-        self, journal: Journal, many: EvaluateMany, reporter: Reporter, folder: Path
+        self,
+        journal: Journal,
+        many: EvaluateMany,
+        reporter: Reporter,
+        folder: Path,
+        afford: Callable[[], None],
     ) -> None:
-        self.journal = journal
+        self.journal, self.afford = journal, afford
         self.many = many
         self.reporter = reporter
         self.pause = folder / PAUSE
@@ -81,6 +87,7 @@ class Bench:
             return
         failed: list[Entry] = []
         self._safe_point()
+        self.afford()
         for candidate, result in zip(todo, self._results(todo, queries, split), strict=False):
             entry = _entry(candidate, result, queries, split, rung)
             if entry.failure:
@@ -92,6 +99,8 @@ class Bench:
                 "candidate", id=candidate.id, split=split, rung=rung, failed=bool(entry.failure)
             )
             self._safe_point()
+            if candidate is not todo[-1]:
+                self.afford()
         for entry in failed:
             if len(failed) == len(candidates) or entry.candidate.id in needed:
                 raise _surroundings(entry)

@@ -19,6 +19,8 @@ from charllm.data.errors import Text, UserError
 from charllm.data.files import check_slug
 from charllm.data.settings import setting
 
+DENSITIES = (0.1, 1.0)
+"""The least and the greatest density that a search tries."""
 EVOLVE_GROUPS = {
     "what": Text("What is merged", "何をマージするか"),
     "asking": Text("How it is asked", "質問の仕方"),
@@ -56,6 +58,18 @@ class EvolveConfig(Config):
         "Only for methods that add differences: task_arithmetic, ties, dare_ties.",
         "差分を足す方法（task_arithmetic、ties、dare_ties）だけで使います。",
         group="what",
+    )
+    density: float = setting(
+        0.5,
+        "Density at the start",
+        "最初の密度",
+        "Share of each parent's changes that is kept (ties, dare_ties, dare_linear). The search "
+        "moves it between 0.1 and 1.",
+        "親の差分のうち残す割合です（ties、dare_ties、dare_linear）。探索が 0.1～1 の間で"
+        "動かします。",
+        group="what",
+        ge=DENSITIES[0],
+        le=DENSITIES[1],
     )
     tokenizer_source: Literal["", "union", "base"] = setting(
         "",

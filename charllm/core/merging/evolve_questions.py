@@ -143,6 +143,36 @@ def _line_dialogues(config: EvolveConfig, paths: Paths) -> list[Any]:
     return split_dialogues(dialogues, "all", share, config.lines_seed)[1]
 
 
+def check_lines(config: EvolveConfig, paths: Paths, found: Plan) -> None:
+    """``UserError`` where a parent's own ``train.yaml`` says that it was trained on the lines that
+    are to measure it; a model that does not say what it has seen is taken at the user's word."""
+    from charllm.core.training_config import TrainConfig
+    from charllm.core.training_data import split_dialogues
+    from charllm.data.dialogue import dataset_path, load_dialogues
+
+    measured = {one.id for one in _line_dialogues(config, paths)} if config.lines else set()
+    for parent in found.parents:
+        file = parent.adapter / "train.yaml" if parent.adapter else None
+        if not measured or file is None or not file.is_file():
+            continue
+        trained = TrainConfig.load(file)
+        if trained.dataset != config.lines:
+            continue
+        dialogues = load_dialogues(dataset_path(paths, config.lines))
+        how = (trained.half, trained.held_out, trained.split_seed)
+        seen = measured & {one.id for one in split_dialogues(dialogues, *how)[0]}
+        if seen:
+            share, seed = trained.held_out, trained.split_seed
+            raise UserError(
+                f"lines: {parent.name} was trained on {len(seen)} of the {len(measured)} lines "
+                f"that are to measure it. Set lines_held_out to {share:g} or less and lines_seed "
+                f"to {seed}, as in its training.",
+                f"lines: {parent.name} は、評価に使うせりふ {len(measured)} 件のうち {len(seen)} "
+                "件を学習しています。学習時と同じように lines_held_out を "
+                f"{share:g} 以下、lines_seed を {seed} にしてください。",
+            )
+
+
 def _lines(
     config: EvolveConfig, paths: Paths, profile: Profile, template: Template, tokenizer: Any
 ) -> dict[str, Row]:

@@ -15,11 +15,20 @@ from typing import TYPE_CHECKING, Any
 
 from charllm.core.claims import claimed
 from charllm.core.merging import planning
-from charllm.core.merging.coefficients import EMBEDDINGS, HEAD, layer_groups
-from charllm.core.merging.evolve_config import EvolveConfig
-from charllm.core.merging.evolve_questions import query_file, splits_of, stage_of
-from charllm.core.merging.genome import Space
+from charllm.core.merging.blend import MADE
+from charllm.core.merging.budget import raised
+from charllm.core.merging.coefficients import (
+    BASE_METHODS,
+    EMBEDDINGS,
+    HEAD,
+    METHODS,
+    layer_groups,
+)
+from charllm.core.merging.evolve_config import DENSITIES, EvolveConfig
+from charllm.core.merging.evolve_questions import check_lines, query_file, splits_of, stage_of
+from charllm.core.merging.genome import LINEAR, Extra, Space
 from charllm.core.merging.layer_space import layer_space, with_average
+from charllm.core.merging.mergekit_engine import check_weighted
 from charllm.core.merging.objective import Objective
 from charllm.core.merging.ray_pool import Pool, check_room
 from charllm.core.merging.ray_trial import PoolTrial
@@ -30,13 +39,18 @@ from charllm.core.merging.splits import split_queries
 from charllm.core.merging.trial import Stage, Trial
 from charllm.data.config import Paths
 from charllm.data.errors import Text, UserError
-from charllm.data.files import write_json
+from charllm.data.files import read_json, write_json
 from charllm.data.profile import load_profile
 from charllm.data.progress import Reporter
 from charllm.data.queries import load_queries
 
 if TYPE_CHECKING:
     from charllm.core.merging.planning import Plan
+
+THINNING = ("ties", "dare_ties", "dare_linear")
+"""Methods whose density is a gene."""
+PUBLISHING = "publishing.json"
+"""Where the result is being written; a run that was cut off then may write there again."""
 
 
 def run_evolve(
@@ -56,7 +70,8 @@ def _run(config: EvolveConfig, reporter: Reporter, folder: Path, paths: Paths) -
     from charllm.core.judging.quality_marks import require
     from charllm.core.judging.score import style_scorer
 
-    check_start(config, paths)
+    config = config.model_copy(update={"search": raised(config.search, folder)})
+    check_start(config, paths, folder)
     found = plan_for(config, paths)
     found.require()
     profile = load_profile(paths, config.profile)
@@ -129,11 +144,11 @@ def _publish(
     adapters = found.engine == "adapter"
     out = (paths.checkpoints if adapters else paths.models) / config.name
     reporter.progress(1, 1, Text("publishing the choice", "結果を書き出しています"))
-    if adapters and out.exists():  # ``replace``: only now is there something to replace it with
-        shutil.rmtree(out)
+    write_json(folder / PUBLISHING, {"out": str(out)})
     merge = MergeConfig(
         recipe=str(folder / "recipe.yaml"),
         out=str(out),
+        engine="mergekit" if found.engine == "mergekit" else "resident",
         form="recipe" if adapters else "model",
         label_en=config.label_en,
         label_ja=config.label_ja,
@@ -147,22 +162,58 @@ def _publish(
 # ── before anything is loaded ─────────────────────────────────────────────────────────────────
 
 
-def check_start(config: EvolveConfig, paths: Paths) -> None:
-    """``UserError`` where the run could never end well."""
-    target = paths.checkpoints / config.name
-    if target.exists() and not config.replace:
+def check_start(config: EvolveConfig, paths: Paths, folder: Path | None = None) -> None:
+    """``UserError`` where the run could never end well; ``folder`` is that of a run that may have
+    been cut off while it wrote its result, which is its own to write again."""
+    own = read_json(folder / PUBLISHING) if folder and (folder / PUBLISHING).is_file() else {}
+    for target, form in ((paths.checkpoints, "recipe"), (paths.models, "model")):
+        _check_target(target / config.name, form, config.replace, own.get("out", ""))
+    _check_price(config)
+    split_queries(load_queries(query_file(config, paths)))
+
+
+def _check_target(target: Path, form: str, replace: bool, own: str) -> None:
+    if not target.exists() or str(target) == own:
+        return
+    if not replace:
         raise UserError(
-            f"There is a checkpoint {config.name!r} already. Choose another name, or set replace.",
-            f"チェックポイント「{config.name}」はすでにあります。別の名前にするか、"
+            f"There is a checkpoint or model of this name already: {target}. Choose another name, "
+            "or set replace.",
+            f"同じ名前のチェックポイントかモデルがすでにあります: {target}。別の名前にするか、"
             "replace を指定してください。",
         )
-    split_queries(load_queries(query_file(config, paths)))
+    if not (target / MADE[form]).is_file():
+        raise UserError(
+            f"{target} is no merge, and only an earlier merge can be replaced. Choose another "
+            "name.",
+            f"{target} はマージではありません。置き換えられるのは以前のマージだけなので、別の名前に"
+            "してください。",
+        )
+
+
+def _check_price(config: EvolveConfig) -> None:
+    """A budget of money binds only where replies have a price."""
+    from charllm.core.judging.judges import price_for
+
+    asked = config.search.max_money is not None and config.judge.kind == "endpoint"
+    if asked and price_for(config.judge).cost(0, 0, 0) is None:
+        raise UserError(
+            f"search.max_money: the price of {config.judge.model!r} is not known, so the budget "
+            "would never end. Write judge.price_in and judge.price_out, in US dollars per million "
+            "tokens, or take search.max_calls instead.",
+            f"search.max_money: 「{config.judge.model}」の料金が分からないため、費用の予算が"
+            "効きません。judge.price_in と judge.price_out（100万トークンあたりの米ドル）を書くか、"
+            "代わりに search.max_calls を指定してください。",
+        )
 
 
 def plan_for(config: EvolveConfig, paths: Paths) -> Plan:
     """Engine and memory; ``UserError`` names what keeps the parents from being merged."""
     asked = (config.parents, config.method, config.base)
+    if config.method not in METHODS:
+        check_weighted(config.method)
     found = planning.plan(paths, *asked, tokenizer_source=config.tokenizer_source)
+    check_lines(config, paths, found)
     found = with_average(found) if found.engine == "layers" else found
     if config.spread:
         check_room(found, config.workers, config.ray_address)
@@ -218,4 +269,12 @@ def space_of(config: EvolveConfig, found: Plan) -> Space:
     if found.engine == "adapter":
         groups = [name for name in groups if name not in (EMBEDDINGS, HEAD)]
     genes = config.search.parametrisation
-    return Space(tuple(groups), len(found.parents), genes, config.method)
+    with_base = found.engine == "dense" and config.method in BASE_METHODS
+    return Space(
+        tuple(groups),
+        len(found.parents),
+        genes,
+        config.method,
+        (Extra("density", *DENSITIES, config.density),) if config.method in THINNING else (),
+        "task_arithmetic" if with_base else LINEAR,
+    )

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from charllm.core.merging.coefficients import Coefficients
@@ -169,7 +169,9 @@ def score_all(
     table = np.array([[math.nan if x is None else x for x in column] for column in columns]).T
     scored = np.isfinite(table)
     filled = np.where(scored, table, 0.0)
-    intervals = bootstrap_many(lambda rows: (rows @ filled) / (rows @ scored), list(queries))
+    drawn = bootstrap_many(lambda rows: (rows @ filled) / (rows @ scored), list(queries))
+    # ``n`` counts what the value was made of, not what was asked.
+    intervals = [replace(one, n=int(n)) for one, n in zip(drawn, scored.sum(axis=0), strict=True)]
     return {
         name: Score(
             intervals[2 * i],

@@ -58,13 +58,18 @@ class Extra:
 
 @dataclass(frozen=True)
 class Space:
-    """All merges of ``parents`` parents with one weight each in every one of ``groups``."""
+    """All merges of ``parents`` parents with one weight each in every one of ``groups``.
+
+    ``plain``: how the plain average and each parent as it is are written for the engine; with a
+    base to which differences are added, base + Σ share · difference is the same model.
+    """
 
     groups: tuple[str, ...]
     parents: int
     parametrisation: Parametrisation = "simplex"
     method: str = LINEAR
     extras: tuple[Extra, ...] = ()
+    plain: str = LINEAR
 
     def __post_init__(self) -> None:
         if self.parents < 2 or not self.groups:
@@ -143,6 +148,7 @@ class Space:
     def mixture(self, weights: Sequence[float], method: str = LINEAR) -> Coefficients:
         """The same weights in every group, extras at their start."""
         extra = {one.name: one.start for one in self.extras} if method == self.method else {}
+        method = self.plain if method == LINEAR else method
         return Coefficients(method, dict.fromkeys(self.groups, tuple(weights)), extra)
 
     def uniform(self, method: str = LINEAR) -> Coefficients:

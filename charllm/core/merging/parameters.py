@@ -7,12 +7,14 @@ does not know tensors.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from charllm.core.merging.coefficients import BASE_METHODS
+from charllm.data.config import invalid
 from charllm.data.errors import UserError
 
 if TYPE_CHECKING:
@@ -102,6 +104,28 @@ def resolve_setting(setting: Any, tensor: str, t: float) -> Any:
         return setting[low]
     high = min(len(setting) - 1, low + 1)
     return (1 - (scaled - low)) * float(setting[low]) + (scaled - low) * float(setting[high])
+
+
+NUMBERS = ("weight", "density", "t", "lambda", "scale", "gamma", "epsilon")
+
+
+def check_setting(name: str, setting: Any) -> None:
+    """A validator's error where ``resolve_setting`` could not read a parameter, or a number would
+    make every weight NaN."""
+    if isinstance(setting, (list, tuple)):
+        for one in setting:
+            check_setting(name, one)
+    elif isinstance(setting, dict):
+        if "value" not in setting or set(setting) - {"filter", "value"}:
+            raise invalid(
+                f"{name}: an entry is {{filter: …, value: …}}, not {dict(setting)}",
+                f"{name}: {{filter: …, value: …}} の形で書いてください: {dict(setting)}",
+            )
+        check_setting(name, setting["value"])
+    elif name in NUMBERS and not (isinstance(setting, (int, float)) and math.isfinite(setting)):
+        raise invalid(
+            f"{name}: {setting!r} is no number", f"{name}: {setting!r} は数値ではありません"
+        )
 
 
 class Rules:

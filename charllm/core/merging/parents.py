@@ -138,6 +138,13 @@ def _plan(recipe_file: Path, paths: Paths | None, above: tuple[Path, ...]) -> Pl
             "The recipe names its parents under modules, which only mergekit-yaml itself reads.",
             "このレシピは modules で親を指定しています。mergekit-yaml で直接実行してください。",
         )
+    if recipe.chat_template:
+        raise UserError(
+            f"{recipe_file}: chat_template is read by mergekit-yaml only. Leave it out: the merge "
+            "keeps the template of its base, or of its first parent.",
+            f"{recipe_file}: chat_template を読めるのは mergekit-yaml だけです。削除してください"
+            "（マージにはベース、または最初の親のテンプレートが付きます）。",
+        )
     chain = (*above, here)
     parents = tuple(find_parent(written, here.parent, paths, chain) for written in recipe.parents)
     return plan_recipe(recipe, parents)

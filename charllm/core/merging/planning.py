@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from charllm.core.merging.coefficients import ADAPTER_METHODS, BASE_METHODS, METHODS
 from charllm.core.merging.compatibility import check_parents
+from charllm.core.merging.mergekit_engine import check_method, working_copies
 from charllm.core.merging.parents import Parent, find_parent
 from charllm.core.merging.tokenizer_source import Vocabulary, searched_vocabulary
 from charllm.data.config import Paths
@@ -108,6 +109,8 @@ def plan(
         )
     if method in METHODS:
         _check_base(method, parents, base)
+    else:
+        check_method(method, parents, base)
     found = tuple(find_parent(name, near or paths.root, paths) for name in parents)
     origin = find_parent(base, near or paths.root, paths) if base else None
     vocabulary = searched_vocabulary(tokenizer_source, found, origin, method)
@@ -222,7 +225,7 @@ def _mergekit_plan(
     """The model alone; the parents are read tensor by tensor, in float32 while they are merged."""
     weights = _gigabytes(parents[0])
     largest = max(math.prod(shape) for shape in parents[0].shapes.values())
-    working = 4 * largest * (2 * (len(parents) + (base is not None)) + 2) / GB
+    working = 4 * largest * working_copies(method, len(parents) + (base is not None)) / GB
     on_cpu = memory.device == "cpu"
     total = _total(weights, working if on_cpu else 0.0)
     fits = total <= memory.device_gb and (on_cpu or working <= memory.ram_gb)

@@ -9,14 +9,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
-from charllm.core.merging.parameters import LAYER, PlainSum
-from charllm.data.config import Config, dump_yaml
+from charllm.core.merging.parameters import LAYER, PlainSum, check_setting
+from charllm.data.config import Config, dump_yaml, invalid
 from charllm.data.errors import UserError
 from charllm.data.files import write_text
+
+
+def _readable(parameters: dict[str, Any] | None) -> dict[str, Any] | None:
+    for name, setting in (parameters or {}).items():
+        if setting is not None:
+            check_setting(name, setting)
+    return parameters
+
+
+Parameters = Annotated[dict[str, Any] | None, AfterValidator(_readable)]
 
 
 class Source(Config):
@@ -24,7 +34,7 @@ class Source(Config):
 
     model: str = Field(min_length=1)
     layer_range: tuple[int, int] | None = None
-    parameters: dict[str, Any] | None = None
+    parameters: Parameters = None
 
     @model_validator(mode="before")
     @classmethod
@@ -44,7 +54,7 @@ class Slice(Config):
     sources: tuple[Source, ...] = Field(min_length=1)
     base_model: str | None = None
     residual_weight: float | None = None
-    parameters: dict[str, Any] | None = None
+    parameters: Parameters = None
 
 
 class MergeRecipe(Config):
@@ -60,21 +70,34 @@ class MergeRecipe(Config):
     tokenizer_source: str | None = None
     tokenizer: dict[str, Any] | None = None
     chat_template: str | None = None
-    parameters: dict[str, Any] | None = None
+    parameters: Parameters = None
 
     @model_validator(mode="after")
     def _one_form(self) -> Self:
         given = [name for name in ("models", "slices", "modules") if getattr(self, name)]
         if len(given) != 1:
-            raise ValueError("give exactly one of models, slices and modules")
+            raise invalid(
+                "give exactly one of models, slices and modules",
+                "models、slices、modules のうち、ちょうど1つを書いてください",
+            )
         for source in self.models or ():
             if source.layer_range is not None:
-                raise ValueError("layer_range belongs under slices, not under models")
-        for piece in self.slices or ():
-            if any(source.layer_range is None for source in piece.sources):
-                raise ValueError("every source of a slice needs a layer_range")
+                raise invalid(
+                    f"{source.model}: layer_range belongs under slices, not under models",
+                    f"{source.model}: layer_range は models ではなく slices の中に書いてください",
+                )
+        for number, piece in enumerate(self.slices or ()):
+            for source in piece.sources:
+                if source.layer_range is None:
+                    raise invalid(
+                        f"slices.{number}: {source.model} needs a layer_range",
+                        f"slices.{number}: {source.model} に layer_range を書いてください",
+                    )
         if self.tokenizer_source is not None and self.tokenizer is not None:
-            raise ValueError("give tokenizer_source or tokenizer, not both")
+            raise invalid(
+                "give tokenizer_source or tokenizer, not both",
+                "tokenizer_source と tokenizer は、どちらか一方だけを書いてください",
+            )
         return self
 
     def to_yaml(self) -> str:
@@ -233,7 +256,11 @@ def adapter_weights(path: Path, layers: int | None = None) -> dict[str, float | 
     return {n: column[0] if len(set(column)) == 1 else column for n, column in columns.items()}
 
 
-_MODULES = ("self_attn.q_proj", "self_attn.o_proj", "mlp.gate_proj", "mlp.down_proj")
+_MODULES = (
+    *(f"self_attn.{name}_proj" for name in "qkvo"),
+    *(f"mlp.{name}_proj" for name in ("gate", "up", "down")),
+)
+"""What adapters here change; a recipe that treats two of them differently is no row."""
 
 
 def _row(weights: PlainSum, layer: int, path: Path) -> list[float]:

@@ -12,7 +12,7 @@ from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
-from charllm.core.merging.budget import Clock, beyond, check_first
+from charllm.core.merging.budget import Clock, beyond, check_first, check_spent
 from charllm.core.merging.concluding import conclude
 from charllm.core.merging.evaluating import Bench, one_by_one
 from charllm.core.merging.finalists import baselines, global_mixtures
@@ -28,7 +28,7 @@ from charllm.core.merging.search_report import STOPS, Generation, SearchResult, 
 from charllm.core.merging.splits import Splits
 from charllm.core.merging.strategies import Cma, Random, Sampled, Strategy, grid
 from charllm.core.statistics import mean_interval
-from charllm.data.errors import Text
+from charllm.data.errors import Text, UserError
 from charllm.data.progress import Reporter
 
 SAME = 1e-9
@@ -61,7 +61,8 @@ def run_search(
     space = replace(space, parametrisation=config.parametrisation)
     goal = objective or Objective.parse(config.objective)
     with Journal(folder, writing=True) as journal:
-        search = Search(config, space, splits, goal, Bench(journal, many, reporter, folder), folder)
+        bench = Bench(journal, many, reporter, folder, lambda: check_spent(config, journal.spent))
+        search = Search(config, space, splits, goal, bench, folder)
         search.baselines()
         stop = search.generate()
         return conclude(search, stop)
@@ -108,6 +109,8 @@ class Search:
         self.bench.run(candidates, self.splits.search, "search", needed=(UNIFORM,))
         known = self.journal.outcomes(UNIFORM, "search")
         self.objective.check({part for one in known for part in one.parts})
+        if all(value is None for value in self.objective.values(known).values()):
+            raise _unscored(len(known))
         self.kinds = {one.query: tuple(sorted(one.parts)) for one in known}
         self.reporter.event(
             "baselines", gains={one.id: self.scores.gain(one.id) for one in candidates}
@@ -226,6 +229,16 @@ def _strategy(
     if config.strategy == "grid":
         return Sampled(space, population, grid(space, config.grid_steps, config.max_candidates))
     return Cma(space, seed, population, config.sigma, config.least_spread, start)
+
+
+def _unscored(count: int) -> UserError:
+    """Said after the first candidate, before a whole budget is spent on more of the same."""
+    return UserError(
+        f"None of the plain average's {count} search questions could be scored, so nothing can "
+        "be compared. Check the judge (`python -m charllm quality`), then start a new search.",
+        f"単純平均の探索用の質問 {count} 件がどれも採点できなかったため、比べられません。"
+        "ジャッジを `python -m charllm quality` で確かめてから、新しく始めてください。",
+    )
 
 
 def _id(generation: int, number: int) -> str:

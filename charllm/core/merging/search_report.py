@@ -281,7 +281,10 @@ def _honesty(result: SearchResult) -> Text:
     told = [
         (name_of(claim.candidate), claim.claimed, claim.true.value)
         for claim in result.claims
-        if claim.claimed is not None and claim.true and claim.true.value is not None
+        if claim.claimed is not None
+        and claim.true
+        and claim.true.value is not None
+        and claim.candidate.id != UNIFORM  # over itself it gains nothing, whatever a fold chose
     ]
     en = "; ".join(f"{name.en} {claimed:+.4f}, truly {true:+.4f}" for name, claimed, true in told)
     ja = "、".join(f"{name.ja} {claimed:+.4f} → 実際 {true:+.4f}" for name, claimed, true in told)

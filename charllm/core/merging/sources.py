@@ -70,9 +70,14 @@ class Blended:
     def __init__(self, plan: Plan, seed: int = 0) -> None:
         method = plan.recipe.merge_method
         if method not in METHODS:
+            from charllm.core.merging.mergekit_engine import check_known
+
+            check_known(method)
             raise UserError(
-                f"{method} is computed by mergekit only; choose the mergekit engine for it.",
-                f"{method} は mergekit だけが計算できます。エンジンに mergekit を選んでください。",
+                f"{method} is computed by mergekit only; choose the mergekit engine for it "
+                "(--engine mergekit).",
+                f"{method} は mergekit だけが計算できます。エンジンに mergekit を選んでください"
+                "（--engine mergekit）。",
             )
         self.plan = plan
         self._sources = open_parents(plan.parents, plan.adapters, seed)
