@@ -44,7 +44,9 @@ class Reply:
         refusal: str | None = None,
         wait: float = 0.0,
         logprobs: list[dict[str, Any]] | None = None,
+        counted: bool = True,
     ) -> None:
+        self.counted = counted
         self.status, self.headers, self.error = status, headers or {}, error
         self.content = json.dumps(GOOD, ensure_ascii=False) if content is None else content
         self.finish, self.refusal, self.wait, self.logprobs = finish, refusal, wait, logprobs
@@ -152,7 +154,7 @@ def _completion(reply: Reply) -> dict[str, Any]:
         "created": 0,
         "model": "judge-1-2026-01-01",
         "choices": [choice],
-        "usage": {**usage, **details},
+        **({"usage": {**usage, **details}} if reply.counted else {}),
     }
 
 

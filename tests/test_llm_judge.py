@@ -314,6 +314,17 @@ def test_an_answer_out_of_form_is_asked_for_once_more(paths: Paths, profile: Pro
         (again,) = judge(paths, profile, config(server), items(1))
     assert record.score == again.score == 6 and server.requests == 2
     assert record.tokens_in == 2000 and again.cached
+    assert (record.calls, again.calls) == (2, 0)
+
+
+def test_a_server_that_counts_no_tokens_has_been_asked_all_the_same(
+    paths: Paths, profile: Profile
+) -> None:
+    with serving(lambda asked: Reply(counted=False)) as server:
+        (record,) = judge(paths, profile, config(server), items(1))
+    assert (record.calls, record.tokens_in, record.tokens_out) == (1, 0, 0)
+    old = {key: value for key, value in record.as_json().items() if key != "calls"}
+    assert Record.from_json({**old, "tokens_in": 9}).calls == 1, "of a file of before"
 
 
 def test_a_reply_cannot_close_its_fence(paths: Paths, profile: Profile) -> None:

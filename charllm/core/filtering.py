@@ -81,9 +81,9 @@ class Spend:
         self.unscored += record.score is None
         self.gated += bool(record.gate)
         self.cached += record.cached
-        if record.cached or not (record.tokens_in or record.tokens_out):
+        if record.cached or not record.calls:
             return
-        self.calls += 1
+        self.calls += record.calls
         self.tokens_in += record.tokens_in
         self.tokens_out += record.tokens_out
         self.priced = self.priced and record.cost is not None

@@ -203,6 +203,7 @@ class LLMJudge:
             rationale=parsed.rationale,
             flaws=parsed.flaws,
             prompt_hash=answer_key(messages=[m.model_dump() for m in self._messages(task.item)]),
+            calls=len(outcome.paid),
             tokens_in=tokens_in,
             tokens_cached=tokens_cached,
             tokens_out=tokens_out,

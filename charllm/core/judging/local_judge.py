@@ -156,6 +156,7 @@ class LocalJudge:
             sample=task.sample,
             rationale=parsed.rationale,
             prompt_hash=answer_key(messages=[m.model_dump() for m in task.messages]),
+            calls=1,
             tokens_in=answer.tokens_in,
             tokens_out=answer.tokens_out,
             seconds=answer.seconds,

@@ -52,8 +52,10 @@ class Record:
 
     ``gate`` holds the codes for which the reply was not judged at all (its score is the lowest
     level); ``parts`` what the score is made of, each in [0, 1]; ``levels`` the probability of each
-    level where the judge tells it. ``cost`` is in US dollars, None where no price is known; a
-    verdict from the cache (``cached``) has cost nothing this time.
+    level where the judge tells it. ``calls`` are the answers that a model gave for it, whether or
+    not it told how many tokens they took; two where the first could not be read. ``cost`` is in US
+    dollars, None where no price is known; a verdict from the cache (``cached``) has cost nothing
+    this time.
     """
 
     item: str
@@ -69,6 +71,7 @@ class Record:
     rationale: str = ""
     flaws: tuple[str, ...] = ()
     prompt_hash: str = ""
+    calls: int = 0
     tokens_in: int = 0
     tokens_cached: int = 0
     tokens_out: int = 0
@@ -84,7 +87,9 @@ class Record:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Record:
         why = data.get("unscored")
+        asked = bool(data["tokens_in"] or data["tokens_out"]) and not data["cached"]
         fixed = {
+            "calls": data.get("calls", int(asked)),  # files of before it was counted
             "unscored": Text(why["en"], why["ja"]) if why else None,
             "gate": tuple(data["gate"]),
             "flaws": tuple(data["flaws"]),

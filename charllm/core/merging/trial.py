@@ -276,7 +276,7 @@ class Trial:
         scores = [one.score for one in found if one.score is not None]
         judged = self.scorer.score(item.query, item.reply, item.stop_reason)
         plain = {part.key: part.value for part in judged.parts}
-        paid = [one for one in found if not one.cached and (one.tokens_in or one.tokens_out)]
+        paid = [one for one in found if not one.cached]
         reply = made.replies[query]
         return Outcome(
             query,
@@ -288,7 +288,7 @@ class Trial:
                 "stopped": float(reply.reason in ("end", "stop_string")),
             },
             tokens=len(reply.token_ids),
-            calls=len(paid),
+            calls=sum(one.calls for one in paid),
             money=sum(one.cost or 0.0 for one in paid),
             seconds=made.seconds / max(1, len(made.replies)),
             note=item.reply,
