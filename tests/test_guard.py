@@ -19,7 +19,8 @@ from charllm.core.merging.journal import Outcome
 from charllm.core.merging.objective import Objective
 from charllm.core.merging.search import run_search
 from charllm.core.merging.search_config import SearchConfig
-from charllm.core.merging.search_report import SearchResult, explain
+from charllm.core.merging.search_report import explain
+from charllm.core.merging.search_result import SearchResult
 from charllm.data.config import Paths
 from charllm.data.errors import UserError
 from charllm.data.progress import Silent

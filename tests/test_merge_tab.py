@@ -10,11 +10,12 @@ import json
 from typing import Any
 
 import pytest
-from browser import Dashboard, Visitor, go_to, until, wait_text
+from browser import Dashboard, Visitor, go_to, until, wait_text, wait_value
 from merge_home import evolve_config, small_home
 
 from charllm.core.merging.journal import Journal
 from charllm.services.merge_forms import merge_runs, yaml_of
+from charllm.services.merge_view import config_of
 from charllm.services.runs import Run
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(400)]
@@ -168,7 +169,7 @@ def resumed_and_finished(page: Any, run: Run) -> None:
     page.click("#merge-tab-runs-button")
     folder = run.folder / "search"
     before = len(Journal(folder).candidates())
-    page.click("#merge-resume")
+    resumed_with_more_candidates(page, run)
     assert until(lambda: any(one.origin for one in Journal(folder).candidates()))
     page.wait_for_selector("#merge-finish:visible")
     page.click("#merge-finish")
@@ -178,6 +179,21 @@ def resumed_and_finished(page: Any, run: Run) -> None:
     given = next(one for one in Journal(folder).candidates() if one.origin)
     assert given.origin == "mixer"
     assert given.coefficients.weights["layers 0-0"] == pytest.approx((0.9, 0.1), abs=1e-9)
+
+
+def resumed_with_more_candidates(page: Any, run: Run) -> None:
+    """What is typed stays while the page looks on; less than before is refused in words."""
+    field = "#merge-budget-max-candidates input"
+    wait_value(page, field, "404")
+    assert page.locator("#merge-budget input:visible").count() == 1, "nothing else has a limit"
+    page.fill(field, "5")
+    page.click("#merge-resume")
+    wait_text(page, "body", "Candidates: a budget can only be raised. Write 404 or more.")
+    assert run.status().state == "paused" and page.input_value(field) == "5"
+    page.fill(field, "408")
+    page.click("#merge-resume")
+    page.wait_for_selector("#merge-budget", state="hidden")
+    assert config_of(run).search.max_candidates == 408
 
 
 def the_report_is_read(page: Any, run: Run) -> None:

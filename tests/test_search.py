@@ -312,7 +312,7 @@ def test_an_unscored_part_is_no_zero() -> None:
         [Outcome("a", {"score": None, "gate": 1.0}), Outcome("b", {"score": 0.5, "gate": 1.0})]
     )
     assert found == {"a": None, "b": 0.75}
-    with pytest.raises(ValueError, match="no number"):
+    with pytest.raises(UserError, match="no number"):
         Outcome("a", {"score": math.nan})
 
 

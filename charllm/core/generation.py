@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from charllm.data.config import Config
+from charllm.data.config import Config, invalid
 from charllm.data.errors import Text
 
 if TYPE_CHECKING:
@@ -44,7 +44,11 @@ class GenerationPreset(Config):
     @model_validator(mode="after")
     def _one_way_to_choose(self) -> Self:
         if self.num_beams > 1 and self.temperature > 0:
-            raise ValueError("num_beams above 1 needs temperature 0: beams are not sampled")
+            raise invalid(
+                "num_beams above 1 needs temperature 0: beams are not sampled",
+                "num_beams を 2 以上にするときは、temperature を 0 にしてください"
+                "（ビームサーチではサンプリングを行いません）",
+            )
         return self
 
 

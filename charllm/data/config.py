@@ -32,7 +32,7 @@ class Config(BaseModel):
         try:
             return cls.model_validate(data)
         except ValidationError as error:
-            found = [(item["loc"], _problem(dict(item))) for item in error.errors()]
+            found = [(item["loc"], problem(dict(item))) for item in error.errors()]
             en = "; ".join(f"{_place(loc) or '(top level)'}: {text.en}" for loc, text in found)
             ja = "; ".join(f"{_place(loc) or '全体'}: {text.ja}" for loc, text in found)
             raise UserError(
@@ -59,6 +59,8 @@ def invalid(en: str, ja: str) -> ValueError:
 
 _JA = {
     "missing": "必須の項目です",
+    "invalid_key": "項目の名前は文字列にしてください",
+    "recursion_loop": "自分自身を含む値は使えません",
     "extra_forbidden": "この名前の項目はありません",
     "literal_error": "{expected} のいずれかにしてください",
     "greater_than": "{gt} より大きい値にしてください",
@@ -86,7 +88,7 @@ def _place(loc: Sequence[int | str]) -> str:
     return ".".join(map(str, loc))
 
 
-def _problem(item: Mapping[str, Any]) -> Text:
+def problem(item: Mapping[str, Any]) -> Text:
     """One of pydantic's errors in both languages."""
     details = item.get("ctx") or {}
     raised = details.get("error")

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
-from charllm.data.config import Config, Paths
+from charllm.data.config import Config, Paths, invalid
 from charllm.data.errors import UserError
 from charllm.data.files import check_slug, json_lines, sha256, write_json_lines
 
@@ -31,7 +31,10 @@ class Dialogue(Config):
     @classmethod
     def _ends_with_reply(cls, messages: tuple[Message, ...]) -> tuple[Message, ...]:
         if messages[-1].role != "assistant" or not messages[-1].content.strip():
-            raise ValueError("the last message must be a non-empty assistant reply")
+            raise invalid(
+                "the last message must be a non-empty assistant reply",
+                "最後の発言は、空でない assistant の返答にしてください",
+            )
         return messages
 
     @property

@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import Field, field_validator
 
-from charllm.data.config import Config, Paths, dump_yaml, load_yaml
+from charllm.data.config import Config, Paths, dump_yaml, invalid, load_yaml
 from charllm.data.errors import EditConflict, Language, UserError
 from charllm.data.files import SLUG, check_slug, new_folder, read_text, sha256, write_text
 
@@ -77,10 +77,17 @@ class Profile(Config):
     def _facts(cls, facts: tuple[str, ...]) -> tuple[str, ...]:
         clean = clean_facts(facts)
         if len(clean) > MAX_FACTS:
-            raise ValueError(f"{len(clean)} facts; at most {MAX_FACTS}")
+            raise invalid(
+                f"{len(clean)} facts; at most {MAX_FACTS}",
+                f"事実が {len(clean)} 件あります。{MAX_FACTS} 件までにしてください",
+            )
         for number, fact in enumerate(clean, 1):
             if len(fact) > MAX_FACT:
-                raise ValueError(f"fact {number} has {len(fact)} characters; at most {MAX_FACT}")
+                raise invalid(
+                    f"fact {number} has {len(fact)} characters; at most {MAX_FACT}",
+                    f"{number} 番目の事実が {len(fact)} 文字あります。{MAX_FACT} 文字までにするか、"
+                    "分けてください",
+                )
         return clean
 
     def system_prompt(self, *, rag: bool, language: Language | None = None) -> str:

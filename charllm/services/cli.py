@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 
 from charllm.data.config import Paths
 from charllm.data.errors import Text, UserError, current_language
+from charllm.services.argument_words import in_japanese
 from charllm.services.following import Ended
 from charllm.services.redaction import redact
 from charllm.services.verb_table import GROUPS, VERBS
@@ -34,9 +35,11 @@ class Parser(argparse.ArgumentParser):
     """Says what is wrong in one line, as every other mistake is said."""
 
     def error(self, message: str) -> NoReturn:
+        known = in_japanese(message)
         raise UserError(
             f"{message}. See `{self.prog} --help`.",
-            f"引数が正しくありません: {message}。`{self.prog} --help` を見てください。",
+            f"引数が正しくありません{known and f': {known}'}。"
+            f"`{self.prog} --help` を見てください。",
         )
 
 

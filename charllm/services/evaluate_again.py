@@ -91,7 +91,7 @@ def start_rejudge(
         evaluation=run.id,
         judge=judge,
         how=how,
-        budget=Budget(money=money),
+        budget=Budget.from_data({"money": money}, "budget"),
         insist=insist,
     )
     return create_run(

@@ -40,7 +40,7 @@ SEARCH = "search"
 
 @dataclass
 class Seen:
-    """What a run's events have said. ``generations`` as ``search_report.Generation`` tells them,
+    """What a run's events have said. ``generations`` as ``search_result.Generation`` tells them,
     in order; a resumed run tells them anew, and the same."""
 
     plan: dict[str, Any] = field(default_factory=dict)

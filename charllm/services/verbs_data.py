@@ -130,12 +130,16 @@ def _step(text: str) -> Any:
     options = {}
     for pair in filter(None, rest.split(",")):
         key, equals, value = pair.partition("=")
+        try:
+            read = yaml.safe_load(value)
+        except (yaml.YAMLError, ValueError):  # ValueError: a date that does not exist
+            equals = ""
         if not equals:
             raise UserError(
-                f"--step {text!r}: write options as KEY=VALUE.",
-                f"--step「{text}」のオプションは「名前=値」の形で書いてください。",
+                f"--step {text!r}: write options as KEY=VALUE, the value in YAML.",
+                f"--step「{text}」のオプションは「名前=値」の形で、値は YAML で書いてください。",
             )
-        options[key.strip()] = yaml.safe_load(value)
+        options[key.strip()] = read
     return Step(kind=name.strip(), options=options)
 
 

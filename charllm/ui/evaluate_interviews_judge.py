@@ -112,7 +112,8 @@ def build(page: Page, current: gr.Textbox, detail: gr.HTML) -> None:
         try:
             _check_chosen(written, keys)
             config = read_judges([written or ""])[0]
-            budget = Budget(money=money_ or None)  # an empty field that was folded away is 0
+            # An empty field that was folded away is 0.
+            budget = Budget.from_data({"money": money_ or None}, "budget")
             start_judging(page.paths, run, config, keys, insist=bool(insist_), budget=budget)
             jobs.tick(page.paths)
             gr.Info(say(STARTED, request))

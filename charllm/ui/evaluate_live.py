@@ -55,7 +55,7 @@ def act_on(page: Page, run: Run, what: str, money: float | None) -> None:
         jobs.stop(page.paths, run, "save" if what == "stop" else "cancel")
         return
     if money:  # an empty field may arrive as 0
-        raise_budget(run, Budget(money=money))
+        raise_budget(run, Budget.from_data({"money": money}, "budget"))
     jobs.resume(page.paths, run)
     jobs.tick(page.paths)
 

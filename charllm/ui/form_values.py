@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import ValidationError
 
-from charllm.data.config import Config
+from charllm.data.config import Config, problem
 from charllm.data.errors import Text, UserError
 from charllm.data.settings import Setting, settings_of
 
@@ -125,12 +125,7 @@ def _words(item: dict[str, Any]) -> Text:
         return MISSING
     if kind.startswith("int_"):
         return Text("A whole number.", "整数で入力してください。")
-    raised = details.get("error")
-    cause = getattr(raised, "__cause__", None)
-    if isinstance(cause, UserError):
-        return cause.text
-    words = str(raised) if raised else str(item["msg"])
-    return Text(words, words)
+    return problem(item)
 
 
 def packed(start: str, values: Mapping[str, Any]) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import gradio as gr
@@ -23,11 +24,12 @@ from charllm.services.merge_view import (
     report_of,
 )
 from charllm.services.runs import Run
-from charllm.ui import merge_fork
+from charllm.ui import merge_budget, merge_fork
 from charllm.ui.beat import pulse
 from charllm.ui.followed import panel as followed_panel
 from charllm.ui.form_page import clickable
 from charllm.ui.judge_html import SHARED, Panel, one_of, run_among
+from charllm.ui.merge_budget import Limit, limits_of, raise_limits
 from charllm.ui.merge_candidates import candidate_html, candidates_html
 from charllm.ui.merge_form import Setup
 from charllm.ui.merge_html import status_html
@@ -109,6 +111,7 @@ def build(page: Page, setup: Setup, tabs: gr.Tabs) -> Panel:
     with gr.Row(equal_height=True):
         chosen = gr.Dropdown([], label=t("Follow", "表示する実行"), scale=4, elem_id="merge-chosen")
         buttons = _buttons()
+    budget = merge_budget.build()
     detail = _html("merge-detail")
     report = clickable("merge-report")
     curves = gr.HTML(
@@ -132,7 +135,7 @@ def build(page: Page, setup: Setup, tabs: gr.Tabs) -> Panel:
     pressed = gr.Textbox("", visible=False)
     ticker = pulse()
     panes = [curves, detail, report, heats, candidates, log]
-    followed = [table, *buttons.values(), *panes, has]
+    followed = [table, *buttons.values(), *budget.outputs, *panes, has]
     shown = [chosen, current, *followed]
 
     def follow(run_id: str | None, has_: str, request: gr.Request) -> list[Any]:
@@ -141,8 +144,16 @@ def build(page: Page, setup: Setup, tabs: gr.Tabs) -> Panel:
         visible = buttons_of(run)
         other = had.lacks("buttons", json.dumps(dict(visible)))
         switches = [gr.Button(visible=visible[name]) if other else gr.skip() for name in buttons]
-        rows = had.new("table", table_html(page.paths, run.id if run else None, request))
-        return [rows, *switches, *_panes(run, had, request), had.text()]
+        name = run.id if run else ""
+        rows = had.new("table", table_html(page.paths, name or None, request))
+        raising = budget.show(name, limits(run) if visible["resume"] else [], had, request)
+        return [rows, *switches, *raising, *_panes(run, had, request), had.text()]
+
+    def limits(run: Run | None) -> list[Limit]:
+        """What may be raised; nothing where the files are damaged, which the detail says."""
+        with suppress(UserError):
+            return limits_of(run, view.sheet(run)) if run else []
+        return []
 
     def _panes(run: Run | None, had: Has, request: gr.Request) -> list[Any]:
         if run is None:
@@ -192,9 +203,12 @@ def build(page: Page, setup: Setup, tabs: gr.Tabs) -> Panel:
         return [status, gr.Tabs(selected="merge-runs"), *look(run.id, has_, request)]
 
     def act(what: str) -> Any:
-        def handler(run_id: str, has_: str, request: gr.Request) -> list[Any]:
+        def handler(run_id: str, has_: str, request: gr.Request, *budgets: Any) -> list[Any]:
             run = run_among(page.paths, "evolve", run_id)
             try:
+                if run is not None and what == "resume" and run.status().resumable:
+                    found = limits(run)
+                    raise_limits(run, found, budget.typed(run.id, found, has_, budgets))
                 if run is not None:
                     act_on(page, run, what)
             except UserError as error:
@@ -253,7 +267,8 @@ def build(page: Page, setup: Setup, tabs: gr.Tabs) -> Panel:
         **SHARED,
     )
     for name, button in buttons.items():
-        button.click(act(name), seen_, followed, **SHARED)
+        raising = budget.fields.values() if name == "resume" else ()
+        button.click(act(name), [*seen_, *raising], followed, **SHARED)
     report.select(on_compare, current, compared, **SHARED).then(
         None, compared, None, js="(text) => window.charllmCompare(text)"
     )

@@ -117,7 +117,8 @@ def build(page: Page) -> Panel:
             if slug and (run is None or run.status().ended_):
                 judge = load_choice(page.paths)
                 check_key(judge)
-                config = QualityConfig(profile=slug, judge=judge, per_kind=int(pairs))
+                asked = {"profile": slug, "judge": judge, "per_kind": int(pairs)}
+                config = QualityConfig.from_data(asked, "quality")
                 jobs.submit(page.paths, "quality", slug, config)
         except UserError as error:
             warn(error, request)

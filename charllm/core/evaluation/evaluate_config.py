@@ -6,7 +6,8 @@ One more setting is one more field. Judges can be added to a finished evaluation
 
 from __future__ import annotations
 
-from typing import Self
+from collections.abc import Callable, Sequence
+from typing import Self, TypeVar
 
 from pydantic import Field, field_validator, model_validator
 
@@ -16,7 +17,7 @@ from charllm.core.generation import DEFAULT_PRESET, PRESETS, GenerationPreset
 from charllm.core.judging.judges import JudgeConfig
 from charllm.core.replying import ReplySettings
 from charllm.core.variants import Variant
-from charllm.data.config import Config
+from charllm.data.config import Config, invalid
 from charllm.data.errors import Text, UserError
 from charllm.data.files import check_slug
 from charllm.data.queries import Split
@@ -128,14 +129,35 @@ class EvaluateConfig(Config):
     @model_validator(mode="after")
     def _tells_something(self) -> Self:
         if self.repeats > 1 and self.preset.temperature == 0:
-            raise ValueError(
-                "repeats: replies differ only where the preset's temperature is over 0"
+            raise invalid(
+                "repeats: replies differ only where the preset's temperature is over 0",
+                "repeats を 2 以上にするには、preset の temperature を 0 より大きくしてください"
+                "（0 では毎回同じ返答になります）",
             )
-        names = [one if isinstance(one, str) else one.name for one in self.variants]
-        for what, found in (("variants", names), ("splits", self.splits), ("judges", self.judges)):
-            twice = next((one for i, one in enumerate(found) if one in found[:i]), None)
-            if twice is not None:
-                raise ValueError(f"{what}: {twice!r} stands twice")
-        if any("@" in one.base_url for one in self.variants if isinstance(one, Variant)):
-            raise ValueError("variants: leave the user name and the password out of base_url")
+        check_variants(self.variants)
+        check_once("splits", self.splits)
+        check_once("judges", self.judges, lambda judge: judge.model or judge.kind)
         return self
+
+
+def check_variants(variants: Sequence[str | Variant]) -> None:
+    """A validator's error where a name stands twice or an address carries a user name."""
+    check_once("variants", [one if isinstance(one, str) else one.name for one in variants])
+    if any("@" in one.base_url for one in variants if isinstance(one, Variant)):
+        raise invalid(
+            "variants: leave the user name and the password out of base_url",
+            "variants: base_url にユーザー名とパスワードを書かないでください",
+        )
+
+
+T = TypeVar("T")
+
+
+def check_once(field: str, found: Sequence[T], name: Callable[[T], str] = str) -> None:
+    """A validator's error that names what stands twice in a list."""
+    twice = next((one for i, one in enumerate(found) if one in found[:i]), None)
+    if twice is not None:
+        raise invalid(
+            f"{field}: {name(twice)!r} stands twice",
+            f"{field}: 「{name(twice)}」が重複しています。1 つだけにしてください",
+        )

@@ -17,7 +17,7 @@ from typing import Any, Self
 from pydantic import Field, model_validator
 
 from charllm.core.evaluation.likelihood import ROWS, Opened, continuation, mean_log_likelihoods
-from charllm.data.config import Config, Paths
+from charllm.data.config import Config, Paths, invalid
 from charllm.data.errors import Language, UserError
 from charllm.data.files import json_lines
 from charllm.data.queries import Split
@@ -38,11 +38,21 @@ class GeneralQuestion(Config):
     @model_validator(mode="after")
     def _answerable(self) -> Self:
         if self.answer >= len(self.options):
-            raise ValueError(f"answer {self.answer}: there are {len(self.options)} options")
+            raise invalid(
+                f"answer {self.answer}: there are {len(self.options)} options, counted from 0",
+                f"answer: {self.answer} 番の選択肢はありません。0～{len(self.options) - 1} に"
+                "してください（0 から数えます）",
+            )
         if len({option.strip() for option in self.options}) < len(self.options):
-            raise ValueError("options: two of them are the same")
+            raise invalid(
+                "options: two of them are the same",
+                "options: 同じ選択肢があります。すべて違うものにしてください",
+            )
         if not all(option.strip() for option in self.options):
-            raise ValueError("options: one of them is empty")
+            raise invalid(
+                "options: one of them is empty",
+                "options: 空の選択肢があります。文を書くか、削除してください",
+            )
         return self
 
     @property

@@ -11,15 +11,15 @@ from typing import Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from charllm.core.embedding import EmbedderConfig
-from charllm.core.evaluation.evaluate_config import EvaluateConfig
+from charllm.core.evaluation.evaluate_config import EvaluateConfig, check_once, check_variants
 from charllm.core.evaluation.five import CRITERIA, Key
 from charllm.core.evaluation.five_questions import default_set
 from charllm.core.filtering import Budget
 from charllm.core.generation import DEFAULT_PRESET, PRESETS, GenerationPreset
-from charllm.core.judging.judges import JudgeConfig
+from charllm.core.judging.judges import JudgeConfig, check_address
 from charllm.core.replying import ReplySettings
 from charllm.core.variants import Variant
-from charllm.data.config import Config
+from charllm.data.config import Config, invalid
 from charllm.data.errors import Text, UserError
 from charllm.data.files import check_slug
 from charllm.data.settings import setting
@@ -52,9 +52,11 @@ class InterviewerConfig(Config):
     @model_validator(mode="after")
     def _can_be_asked(self) -> Self:
         if self.kind != "list" and not self.model.strip():
-            raise ValueError(f"model: name the {self.kind} model that asks the questions")
-        if "@" in self.base_url:
-            raise ValueError("base_url: leave out the user name and the password; enter a key")
+            raise invalid(
+                f"model: name the {self.kind} model that asks the questions",
+                f"model: 質問するモデルの名前を書いてください（kind が {self.kind} のため）",
+            )
+        check_address(self.base_url)
         return self
 
 
@@ -178,13 +180,18 @@ class InterviewConfig(Config):
     @model_validator(mode="after")
     def _tells_something(self) -> Self:
         if not self.single and not self.talks:
-            raise ValueError("talks: nothing would be asked; set talks, or single to true")
-        if self.judge is not None and self.judge.kind == "embedded":
-            raise ValueError(
-                "judge: the embedded judge reads no rubric. Its style measure is always taken; "
-                "leave judge out, or name an endpoint or local model"
+            raise invalid(
+                "talks: nothing would be asked; set talks, or single to true",
+                "talks: このままでは何も質問しません。talks を 1 以上にするか、single を true に"
+                "してください",
             )
-        twice = next((k for n, k in enumerate(self.criteria) if k in self.criteria[:n]), None)
-        if twice is not None:
-            raise ValueError(f"criteria: {twice!r} stands twice")
+        if self.judge is not None and self.judge.kind == "embedded":
+            raise invalid(
+                "judge: the embedded judge reads no rubric. Its style measure is always taken; "
+                "leave judge out, or name an endpoint or local model",
+                "judge: 内蔵ジャッジはルーブリックを読めません。口調の測定は常に行うので、judge を"
+                "省くか、エンドポイントかローカルのモデルを指定してください",
+            )
+        check_variants(self.variants)
+        check_once("criteria", self.criteria)
         return self

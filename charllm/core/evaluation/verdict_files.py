@@ -228,13 +228,20 @@ def _of_ours(row: Mapping[str, Any], problems: _Problems, line: int) -> Match | 
         names = ", ".join(wrong)
         problems.add(line, f"wrong kind of value: {names}", f"値の種類が違います（{names}）")
         return None
-    if not row["winner"] and not known.get("unscored"):
-        known["unscored"] = _UNDECIDED.as_json()
-    try:
-        return Match.from_json({**known, "meta": {**known.get("meta", {}), **extra}})
-    except (TypeError, ValueError, KeyError) as error:
-        problems.add(line, f"not a verdict ({error})", f"判定として読めません（{error}）")
+    why = known.get("unscored")
+    if row["winner"] and why:
+        problems.add(
+            line,
+            "both a winner and a reason why there is none",
+            "winner と unscored は、どちらか一方だけを書いてください",
+        )
         return None
+    if why and not {"en", "ja"} <= why.keys():
+        problems.add(line, "unscored needs en and ja", "unscored には en と ja が必要です")
+        return None
+    if not row["winner"] and not why:
+        known["unscored"] = _UNDECIDED.as_json()
+    return Match.from_json({**known, "meta": {**known.get("meta", {}), **extra}})
 
 
 _UNDECIDED = Text("the file names no winner", "ファイルに勝者がありません")

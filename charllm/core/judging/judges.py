@@ -19,7 +19,7 @@ from charllm.core.judging.gate import Gate
 from charllm.core.judging.prices import Price, price_of
 from charllm.core.judging.records import Item, Judge, Quote, Record
 from charllm.core.judging.rubric import load_rubric
-from charllm.data.config import Config, Paths
+from charllm.data.config import Config, Paths, invalid
 from charllm.data.profile import Profile
 
 FOLDS = 5
@@ -50,14 +50,32 @@ class JudgeConfig(Config):
     @model_validator(mode="after")
     def _can_be_asked(self) -> Self:
         if self.kind != "embedded" and not self.model.strip():
-            raise ValueError(f"model: name the {self.kind} model that judges")
+            raise invalid(
+                f"model: name the {self.kind} model that judges",
+                f"model: 採点に使うモデルの名前を書いてください（kind が {self.kind} のため）",
+            )
         if self.kind == "embedded" and self.samples != 1:
-            raise ValueError("samples: the embedded judge always says the same, one is enough")
-        if "@" in self.base_url:
-            raise ValueError("base_url: leave out the user name and the password; enter a key")
+            raise invalid(
+                "samples: the embedded judge always says the same, one is enough",
+                "samples: 内蔵ジャッジの採点は毎回同じなので、1 にしてください",
+            )
+        check_address(self.base_url)
         if self.samples > 1 and self.temperature == 0 and self.kind != "embedded":
-            raise ValueError("temperature: several samples differ only above 0")
+            raise invalid(
+                "temperature: several samples differ only above 0",
+                "temperature: samples が 2 以上のときは、0 より大きくしてください",
+            )
         return self
+
+
+def check_address(base_url: str) -> None:
+    """A validator's error where an address carries a user name or a password: it is written down
+    with the configuration."""
+    if "@" in base_url:
+        raise invalid(
+            "base_url: leave out the user name and the password; enter a key",
+            "base_url: ユーザー名とパスワードは書かないでください。認証には API キーを使います",
+        )
 
 
 def open_judge(paths: Paths, profile: Profile, config: JudgeConfig) -> Judge:

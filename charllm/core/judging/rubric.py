@@ -12,7 +12,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from charllm.data.config import Config, Paths, load_yaml
+from charllm.data.config import Config, Paths, invalid, load_yaml
 from charllm.data.errors import Language, Text, UserError
 from charllm.data.files import check_slug, sha256
 
@@ -59,10 +59,19 @@ class Rubric(Config):
     @model_validator(mode="after")
     def _levels_described(self) -> Self:
         if not self.low < self.high <= self.low + 9:
-            raise ValueError("low must be below high, with at most ten levels")
+            raise invalid(
+                "low must be below high, with at most ten levels",
+                "low は high より小さくし、段階は 10 個までにしてください",
+            )
         missing = sorted(set(range(self.low, self.high + 1)) ^ set(self.levels))
         if missing:
-            raise ValueError(f"levels must describe {self.low}–{self.high}; wrong: {missing}")
+            wrong = ", ".join(map(str, missing))
+            raise invalid(
+                f"levels must describe {self.low}–{self.high}, each once; missing or beyond: "
+                f"{wrong}",
+                f"levels には {self.low}～{self.high} の各段階の説明を、過不足なく書いてください"
+                f"（不足または範囲外: {wrong}）",
+            )
         return self
 
     @property

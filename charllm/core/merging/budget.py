@@ -139,6 +139,6 @@ def _how(name: str) -> Text:
     field = FIELDS[name]
     command = f"`python -m charllm runs resume RUN --set search.{field}=…`"
     return Text(
-        f"Raise {field} and resume: {command}.",
-        f"{field} を増やして再開してください（{command}）。",
+        f"Raise {field} and resume, on the Merge tab or with {command}.",
+        f"{field} を増やして再開してください（「マージ」タブ、または {command}）。",
     )

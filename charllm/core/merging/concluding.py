@@ -12,7 +12,7 @@ from charllm.core.merging.genome import Candidate
 from charllm.core.merging.guard import held_back
 from charllm.core.merging.pareto import fronts
 from charllm.core.merging.scoring import UNIFORM, differences
-from charllm.core.merging.search_report import Claim, SearchResult, Stop
+from charllm.core.merging.search_result import Claim, SearchResult, Stop
 from charllm.core.statistics import Interval, mean_interval
 from charllm.data.errors import Text
 from charllm.data.queries import Split

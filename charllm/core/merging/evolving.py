@@ -34,7 +34,8 @@ from charllm.core.merging.ray_pool import Pool, check_room
 from charllm.core.merging.ray_trial import PoolTrial
 from charllm.core.merging.search import run_search
 from charllm.core.merging.search_config import plan as search_plan
-from charllm.core.merging.search_report import explain, plain
+from charllm.core.merging.search_report import explain
+from charllm.core.merging.search_result import plain
 from charllm.core.merging.splits import split_queries
 from charllm.core.merging.trial import Stage, Trial
 from charllm.data.config import Paths

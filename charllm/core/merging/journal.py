@@ -44,7 +44,11 @@ class Outcome:
     def __post_init__(self) -> None:
         wrong = [k for k, v in self.parts.items() if v is not None and not math.isfinite(v)]
         if wrong:
-            raise ValueError(f"{self.query}: {', '.join(wrong)} is no number")
+            names = ", ".join(wrong)
+            raise UserError(
+                f"{self.query}: {names} is no number",
+                f"質問 {self.query} の {names} が数値になりませんでした",
+            )
 
 
 @dataclass(frozen=True)
@@ -241,10 +245,12 @@ def read_entries(path: Path) -> Iterator[Entry]:
     for number, line in enumerate(whole.split("\n")[:-1], 1):
         try:
             yield Entry.from_json(json.loads(line))
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, UserError) as error:
             raise UserError(
-                f"{path}, line {number}: not a line of a search's journal ({error}).",
-                f"{path} の {number} 行目は探索の記録として読めません（{error}）。",
+                f"{path}, line {number}: not a line of a search's journal ({error!r}). Restore the "
+                "file as the search wrote it.",
+                f"{path} の {number} 行目は探索の記録として読めません。探索が書いたとおりの内容に"
+                "戻してください。",
             ) from error
 
 

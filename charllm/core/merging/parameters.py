@@ -11,11 +11,12 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from charllm.core.merging.coefficients import BASE_METHODS
 from charllm.data.config import invalid
-from charllm.data.errors import UserError
+from charllm.data.errors import Text, UserError
 
 if TYPE_CHECKING:
     from charllm.core.merging.recipe import MergeRecipe, Slice, Source
@@ -129,11 +130,15 @@ def check_setting(name: str, setting: Any) -> None:
 
 
 class Rules:
-    """The recipe tensor by tensor, for a model whose parents have ``layers`` layers each."""
+    """The recipe tensor by tensor, for a model whose parents have ``layers`` layers each.
 
-    def __init__(self, recipe: MergeRecipe, layers: int) -> None:
+    ``file`` is where it was read from, for messages; None for one that was made in memory.
+    """
+
+    def __init__(self, recipe: MergeRecipe, layers: int, file: Path | None = None) -> None:
         """``UserError`` where a slice asks for layers that are not there."""
         self.recipe = recipe
+        self._named = Text(f"The recipe {file}", f"レシピ {file} ") if file else _UNNAMED
         self.parent_layers = layers
         self.slices = recipe.as_slices(layers)
         self._places: list[tuple[Slice, int, float]] = []
@@ -207,8 +212,10 @@ class Rules:
         weight = _first(levels, "weight", name, t)
         if weight is None:
             raise UserError(
-                f"The recipe gives {source.model} no weight for {name}.",
-                f"レシピに、{name} に対する {source.model} の重み（weight）がありません。",
+                f"{self._named.en} gives {source.model} no weight for {name}; add one under "
+                "parameters.",
+                f"{self._named.ja}に、{name} に対する {source.model} の重みがありません。"
+                "parameters に weight を書いてください。",
             )
         density = _first(levels, "density", name, t)
         return Entry(source.model, name, float(weight), 1.0 if density is None else float(density))
@@ -221,10 +228,14 @@ class Rules:
         value = self._shared("t", piece, tensor, t, None)
         if value is None:
             raise UserError(
-                f"The recipe gives no t for {tensor}; slerp needs one under parameters.",
-                f"レシピに {tensor} の t がありません。slerp では parameters に t が必要です。",
+                f"{self._named.en} gives no t for {tensor}; slerp needs one under parameters.",
+                f"{self._named.ja}に、{tensor} の t がありません。slerp では parameters に t が"
+                "必要です。",
             )
         return float(value)
+
+
+_UNNAMED = Text("The recipe", "レシピ")
 
 
 def _first(levels: Sequence[Mapping[str, Any] | None], name: str, tensor: str, t: float) -> Any:
@@ -263,7 +274,7 @@ class PlainSum:
     """What each parent's tensors are multiplied with, in a recipe that keeps layers in their place
     and is no more than a sum: linear, or task arithmetic, B + λ Σ w (P − B)."""
 
-    def __init__(self, recipe: MergeRecipe, layers: int) -> None:
+    def __init__(self, recipe: MergeRecipe, layers: int, file: Path | None = None) -> None:
         if recipe.merge_method not in ("linear", "task_arithmetic") or recipe.modules:
             raise UserError(
                 f"{recipe.merge_method!r} is not a plain sum of the parents, only linear and "
@@ -272,7 +283,7 @@ class PlainSum:
                 "task_arithmetic だけです）。モデルとして書き出してください。",
             )
         self.parents = recipe.parents
-        self._rules = Rules(recipe, layers)
+        self._rules = Rules(recipe, layers, file)
         if not self._rules.in_place:
             raise UserError(
                 f"The recipe's slices must cover layers 0 to {layers} in order, all sources "

@@ -56,13 +56,15 @@ class Parent:
 @dataclass(frozen=True)
 class Plan:
     """A recipe whose parents were found and fit together. ``layers`` counts a parent's;
-    ``vocabulary``: the output's, where ``tokenizer_source`` brings several together."""
+    ``vocabulary``: the output's, where ``tokenizer_source`` brings several together. ``file``: the
+    recipe's, for messages; None where it has none."""
 
     recipe: MergeRecipe
     parents: tuple[Parent, ...]
     adapters: Mapping[Path, Lora]
     layers: int
     vocabulary: Vocabulary | None = None
+    file: Path | None = None
 
     @property
     def donor(self) -> Parent:
@@ -80,7 +82,7 @@ class Plan:
 
     @cached_property
     def rules(self) -> Rules:
-        return Rules(self.recipe, self.layers)
+        return Rules(self.recipe, self.layers, self.file)
 
     @property
     def config(self) -> dict[str, Any]:
@@ -147,15 +149,15 @@ def _plan(recipe_file: Path, paths: Paths | None, above: tuple[Path, ...]) -> Pl
         )
     chain = (*above, here)
     parents = tuple(find_parent(written, here.parent, paths, chain) for written in recipe.parents)
-    return plan_recipe(recipe, parents)
+    return plan_recipe(recipe, parents, recipe_file)
 
 
-def plan_recipe(recipe: MergeRecipe, parents: Sequence[Parent]) -> Plan:
+def plan_recipe(recipe: MergeRecipe, parents: Sequence[Parent], file: Path | None = None) -> Plan:
     """The plan of a recipe whose parents were found already, checked to fit together."""
     vocabulary = vocabulary_of(recipe, parents)
     adapters = check_parents(parents, aligned=vocabulary is not None)
     layers = parents[0].config["num_hidden_layers"]
-    made = Plan(recipe, tuple(parents), adapters, layers, vocabulary)
+    made = Plan(recipe, tuple(parents), adapters, layers, vocabulary, file)
     made.rules  # noqa: B018 - refuses layers that are not there
     return made
 

@@ -48,7 +48,7 @@ def concatenated(plan: Plan) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
             "親ごとにアダプターの付いた層が異なるか、層によってランクが異なります。"
             "モデルとして書き出してください。",
         )
-    weights = PlainSum(plan.recipe, plan.layers)
+    weights = PlainSum(plan.recipe, plan.layers, plan.file)
     tensors: dict[str, torch.Tensor] = {}
     for module in layouts[0]:
         shares = weights.of(f"{module}.weight")

@@ -246,7 +246,7 @@ def adapter_weights(path: Path, layers: int | None = None) -> dict[str, float | 
         )
     if layers is None:
         layers = _layer_count(recipe, path, names)
-    weights = PlainSum(recipe, layers)
+    weights = PlainSum(recipe, layers, path)
     rows = [_row(weights, layer, path) for layer in range(layers)]
     columns = {
         name: tuple(row[k] for row in rows)

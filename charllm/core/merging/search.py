@@ -24,7 +24,7 @@ from charllm.core.merging.racing import kept, places
 from charllm.core.merging.resuming import open_state
 from charllm.core.merging.scoring import UNIFORM, Scores
 from charllm.core.merging.search_config import SearchConfig, plan
-from charllm.core.merging.search_report import STOPS, Generation, SearchResult, Stop
+from charllm.core.merging.search_result import STOPS, Generation, SearchResult, Stop
 from charllm.core.merging.splits import Splits
 from charllm.core.merging.strategies import Cma, Random, Sampled, Strategy, grid
 from charllm.core.statistics import mean_interval
