@@ -106,7 +106,7 @@ def test_a_run_is_read_as_it_grows(tmp_path: Path) -> None:
     progress = FilterProgress()
     assert progress.of(run, config).items == 0
 
-    cost = {"tokens_in": 100, "tokens_out": 10, "cost": 0.5}
+    cost = {"calls": 1, "tokens_in": 100, "tokens_out": 10, "cost": 0.5}
     second = line("a", 5.0, sample=1, **cost)
     file.write_text(line("a", 4.0, **cost) + second[:20], encoding="utf-8")
     assert progress.of(run, config).scores == (4.0,)
