@@ -5,6 +5,8 @@
 PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
+# Runs and dashboards are processes of their own: compiled once, not at every start.
+export PYTHONDONTWRITEBYTECODE :=
 TESTS := -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 .PHONY: app test check format
