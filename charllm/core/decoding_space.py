@@ -232,7 +232,7 @@ class SpaceBatch:
             assert chosen == [row.token for row in rows], "another token than the likeliest"
         if not self._greedy:
             return Scores(self._fitting.logits, self._rows)
-        if self._fitting.recorded and not self._outgrown():
+        if self._fitting.recorded and self._wanted() is None:
             self._ahead = self._fitting.step()
         self._chosen = going.likeliest()
         return Scores(self._fitting.logits, self._rows, self._chosen)
@@ -247,24 +247,25 @@ class SpaceBatch:
         assert self._shape is not None, "a batch that has begun"
         return self._shape
 
-    def _outgrown(self) -> bool:
-        """Whether the rows that go on want another shape."""
-        shape = self._fitting
-        layout, _ = shape.layout.holding(self._rows)
-        return shape.used >= shape.tokens or layout.rows * 2 <= shape.layout.rows
+    def _wanted(self) -> tuple[Layout, list[int]] | None:
+        """Another layout, and the row each of its rows is now: where half of the rows have ended,
+        or, for more slots, the same."""
+        layout = self._fitting.layout
+        smaller, filled = layout.holding(self._rows)
+        if smaller.rows * 2 <= layout.rows:
+            return smaller, filled
+        full = self._fitting.used >= self._fitting.tokens
+        return (layout, list(range(layout.rows))) if full else None
 
     def _fit(self) -> None:
-        """Another shape where half of the rows have ended, or all slots are filled."""
-        if not self._outgrown():
+        """Go on in the shape that is wanted."""
+        wanted = self._wanted()
+        if wanted is None:
             return
-        old = self._fitting
-        layout, filled = old.layout.holding(self._rows)
-        if layout.rows * 2 > old.layout.rows:
-            layout, filled = old.layout, list(range(old.layout.rows))
-        else:
-            moved = {row: at for at, row in reversed(list(enumerate(filled)))}
-            self._rows = [moved[row] for row in self._rows]
-            self._weights = [self._weights[row] for row in filled]
+        old, (layout, filled) = self._fitting, wanted
+        moved = {row: at for at, row in reversed(list(enumerate(filled)))}
+        self._rows = [moved[row] for row in self._rows]
+        self._weights = [self._weights[row] for row in filled]
         self._shape = self._selected(layout, up(old.used + 1, TOKENS_STEP))
         self._shape.take(old, filled)
 

@@ -184,7 +184,7 @@ class Service:
             try:
                 page = self._api.fine_tuning.jobs.checkpoints.list(job, limit=PAGE)
                 listed = list(_listed(page))
-            except Exception as error:
+            except Exception as error:  # told apart by status: many servers list none
                 if getattr(error, "status_code", None) not in (404, 405, 501):
                     raise
                 return []

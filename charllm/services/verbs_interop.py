@@ -93,8 +93,9 @@ def pairs(paths: Paths, options: Namespace) -> Any:
 def study_table(paths: Paths, options: Namespace) -> Any:
     """Both tables of the study for each judge of an evaluation: the matrix, and the merge's."""
     from charllm.core.evaluation.experiment_table import experiment, kin_of
-    from charllm.core.evaluation.report import plain, read_evaluation
+    from charllm.core.evaluation.report import read_evaluation
     from charllm.core.evaluation.study_table import matrix
+    from charllm.data.files import plain
 
     run = evaluation_run(paths, options.run)
     evaluation = read_evaluation(run.folder)

@@ -173,8 +173,8 @@ def forgetting(paths: Paths, options: Namespace) -> Any:
     from charllm.core.evaluation import forgetting as core
     from charllm.core.evaluation.forgetting_models import chosen_variants, held_out_lines, measure
     from charllm.core.evaluation.general_questions import load_general
-    from charllm.core.evaluation.report import plain
     from charllm.core.evaluation.tables import markdown
+    from charllm.data.files import plain
     from charllm.data.profile import load_profile
     from charllm.services.lease import Lease
 

@@ -27,9 +27,9 @@ from charllm.core.evaluation.five_scores import (
 from charllm.core.evaluation.interview_exchanges import Plan, read_exchanges, read_interviews
 from charllm.core.evaluation.interview_turns import Turn, read_turns
 from charllm.core.evaluation.kept_lines import read_lines
-from charllm.core.evaluation.report import plain
 from charllm.core.evaluation.scoring_replies import Judged, read_judged
 from charllm.data.errors import Text
+from charllm.data.files import plain
 
 MEASURES_FILE = "measures.jsonl"
 

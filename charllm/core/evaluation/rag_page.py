@@ -8,11 +8,11 @@ from typing import Any
 from charllm.core.evaluation import rag_sweep
 from charllm.core.evaluation.rag_report import BothReplies, RagReport, answers_to
 from charllm.core.evaluation.rag_sweep import Curve, sweep_table
-from charllm.core.evaluation.report import plain
 from charllm.core.evaluation.retrieved import retrieval_table
 from charllm.core.evaluation.tables import Cell, Column, Table, markdown
 from charllm.core.statistics import Interval
 from charllm.data.errors import Language, Text
+from charllm.data.files import plain
 from charllm.data.text import first_lines
 
 EXAMPLES = 20

@@ -6,8 +6,8 @@ any other. ``report.json`` has every figure; ``tables/`` the same for a paper, i
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from charllm.core.evaluation.tables import (
 )
 from charllm.core.evaluation.two_judges import SideBySide, side_by_side
 from charllm.data.errors import Language, Text
-from charllm.data.files import write_json, write_text
+from charllm.data.files import plain, write_json, write_text
 
 REPORT = "report.json"
 TABLES = "tables"
@@ -188,21 +188,6 @@ def told(evaluation: Evaluation) -> list[Text]:
         for line, text in evaluation.planned.remarks
     ]
     return said
-
-
-def plain(value: Any) -> Any:
-    """Dataclasses as JSON takes them, texts as ``{"en", "ja"}``, other named tuples by name."""
-    if isinstance(value, Text):
-        return value.as_json()
-    if is_dataclass(value):
-        return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
-    if isinstance(value, Mapping):
-        return {key: plain(one) for key, one in value.items()}
-    if hasattr(value, "_asdict"):
-        return plain(value._asdict())
-    if isinstance(value, list | tuple):
-        return [plain(one) for one in value]
-    return value
 
 
 def _by_judge(judged: Judged, planned: Planned, replies: Sequence[Reply]) -> ByJudge:

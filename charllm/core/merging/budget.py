@@ -113,8 +113,8 @@ def check_first(config: SearchConfig, plan: Plan, spent: Spent, seconds: float) 
     """``Paused`` where, after the baselines, not even one generation and the report fit."""
     for name, end in beyond(config, plan, spent, seconds, 1).items():
         raise Paused(
-            f"{NAMES[name].en} does not allow one generation, the finalists and the report: they "
-            f"take about {end:.3g}. {_how(name).en}",
+            f"{NAMES[name].en.capitalize()} does not allow one generation, the finalists and the "
+            f"report: they take about {end:.3g}. {_how(name).en}",
             f"{NAMES[name].ja}では、一世代と最終候補・報告の採点に足りません（約 {end:.3g} 必要"
             f"です）。{_how(name).ja}",
         )
@@ -127,8 +127,8 @@ def check_spent(config: SearchConfig, spent: Spent) -> None:
         limit = getattr(config, FIELDS[name])
         if limit is not None and used >= limit:
             raise Paused(
-                f"{NAMES[name].en} is spent before the end ({used:g} of {limit:g}). What was "
-                f"scored is kept. {_how(name).en}",
+                f"{NAMES[name].en.capitalize()} is spent before the end ({used:g} of {limit:g}). "
+                f"What was scored is kept. {_how(name).en}",
                 f"{NAMES[name].ja}に達しました（{limit:g} のうち {used:g}）。採点済みの結果は"
                 f"残っています。{_how(name).ja}",
             )

@@ -119,7 +119,7 @@ class Bench:
                 yield result
         except (Stopped, Paused):
             raise
-        except Exception as error:
+        except Exception as error:  # whatever it is: it costs those that have no result yet
             self.reporter.log(traceback.format_exc())
             why = reason_of(error)
         for _ in range(len(todo) - came):

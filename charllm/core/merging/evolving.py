@@ -35,12 +35,11 @@ from charllm.core.merging.ray_trial import PoolTrial
 from charllm.core.merging.search import run_search
 from charllm.core.merging.search_config import plan as search_plan
 from charllm.core.merging.search_report import explain
-from charllm.core.merging.search_result import plain
 from charllm.core.merging.splits import split_queries
 from charllm.core.merging.trial import Stage, Trial
 from charllm.data.config import Paths
 from charllm.data.errors import Text, UserError
-from charllm.data.files import read_json, write_json
+from charllm.data.files import plain, read_json, write_json
 from charllm.data.profile import load_profile
 from charllm.data.progress import Reporter
 from charllm.data.queries import load_queries

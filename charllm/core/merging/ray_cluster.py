@@ -77,7 +77,7 @@ class Cluster:
                 else:
                     _start(self._folder, workers, workers if device == "cuda" else 0)
             _check_places(workers, device)
-        except BaseException:
+        except BaseException:  # also Ctrl+C: no worker may be left behind
             self.close()
             raise
 

@@ -80,7 +80,7 @@ class Pool:
             for _ in range(workers):
                 self._begin()
             self._wait_for_all()
-        except BaseException:
+        except BaseException:  # also Ctrl+C: no worker may be left behind
             self.close()
             raise
 

@@ -6,7 +6,7 @@ Numbers only, as ``result.json`` holds them; ``search_report`` tells them in wor
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 from charllm.core.merging.coefficients import Coefficients
@@ -16,6 +16,7 @@ from charllm.core.merging.journal import Spent
 from charllm.core.merging.search_config import Plan
 from charllm.core.statistics import Interval
 from charllm.data.errors import Text
+from charllm.data.files import plain
 
 STOPS = {
     "candidates": Text("its budget of candidates was used", "候補数の予算を使い切ったため"),
@@ -123,16 +124,3 @@ class SearchResult:
     def as_json(self) -> dict[str, Any]:
         """What ``result.json`` holds."""
         return plain(self)
-
-
-def plain(value: Any) -> Any:
-    """Dataclasses as JSON takes them, texts as ``{"en", "ja"}``."""
-    if isinstance(value, Text):
-        return value.as_json()
-    if is_dataclass(value):
-        return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
-    if isinstance(value, Mapping):
-        return {key: plain(one) for key, one in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(one) for one in value]
-    return value

@@ -131,11 +131,11 @@ class Trial:
             return self._together(group, queries)
         except (Stopped, Paused):
             raise
-        except Exception:
-            pass  # and leave the handler: what it holds may be the memory that lacked
+        except Exception:  # one of them may be at fault, or memory lacked for all together
+            pass  # and leave the handler: what it holds may be that memory
         if self._space is not None:
             self._space.close()
-        return [self._alone(one, queries) for one in group]  # one of them may be at fault
+        return [self._alone(one, queries) for one in group]
 
     def _alone(self, one: Candidate, queries: Sequence[str]) -> Made | Failure:
         try:
