@@ -98,10 +98,14 @@ def running(folder: Path, base_folder: Path) -> Iterator[Dashboard]:
 
 
 def _own_words(log: str) -> str:
-    """Without what Gradio says when a page is left while its stream of events waits."""
+    """Without what Gradio says when a page is left while its stream of events waits.
+
+    A page that is still there and loses its stream complains itself.
+    """
     begins = "Exception in ASGI application"
+    left = ("CancelledError", "404: Not Found")
     first, *told = log.split(begins)
-    ours = [part for part in told if not ("sse_stream" in part and "CancelledError" in part)]
+    ours = [p for p in told if not ("sse_stream" in p and any(word in p for word in left))]
     return first + "".join(begins + part for part in ours)
 
 

@@ -52,6 +52,23 @@ SAMPLER = """() => {
       card.dataset.state === "waiting" ? 0 : card.querySelector(".text").textContent.length),
   }), 50);
 }"""
+# Lets the word that the server has closed its stream of events come late, as to a busy browser.
+LATE_CLOSING = """(() => {
+  const fetch = window.fetch.bind(window);
+  const late = () => new TransformStream({ async transform(told, to) {
+    const at = told.indexOf('data: {"msg":"close_stream"');
+    if (at < 0) return to.enqueue(told);
+    to.enqueue(told.slice(0, at));
+    await new Promise((done) => setTimeout(done, 700));
+    to.enqueue(told.slice(at));
+  } });
+  window.fetch = async (resource, options) => {
+    const response = await fetch(resource, options);
+    if (!String(resource.url ?? resource).includes("/queue/data")) return response;
+    const told = response.body.pipeThrough(new TextDecoderStream()).pipeThrough(late());
+    return new Response(told.pipeThrough(new TextEncoderStream()), { headers: response.headers });
+  };
+})()"""
 
 
 @pytest.fixture
@@ -229,7 +246,9 @@ def test_edit_regenerate_export_and_begin_anew(
     assert texts(page, ".said") == ["休みの日は何をしますか？"]
     before = texts(page, ".card .text")
     page.locator("[aria-label='この答えを生成し直す']").nth(1).click()
-    wait_count(page, ENDED, columns - 1)
+    assert until(lambda: len(board.replies("休みの日は何をしますか？")) == columns + 1)
+    fresh = max(board.replies("休みの日は何をしますか？"), key=lambda row: row["created"])["text"]
+    assert until(lambda: texts(page, ".card .text")[1] == fresh.strip())
     wait_count(page, ENDED, columns)
     after = texts(page, ".card .text")
     assert after[:1] + after[2:] == before[:1] + before[2:]
@@ -247,6 +266,22 @@ def test_edit_regenerate_export_and_begin_anew(
     page.click("#delete-conversation")
     page.wait_for_selector(".empty")
     assert board.replies("休みの日は何をしますか？") == []
+
+
+def test_what_is_pressed_while_the_stream_closes_is_answered(
+    visitor: Visitor, board: Dashboard, columns: int
+) -> None:
+    visitor.context.add_init_script(LATE_CLOSING)
+    page = visitor.open()
+    for count in (1, 2):
+        ask(page, "お名前を教えてください")
+        wait_count(page, ENDED, count * columns)
+    again = page.locator("[aria-label='この答えを生成し直す']").first
+    again.click()
+    assert until(lambda: len(board.replies("お名前を教えてください")) == columns + 1)
+    wait_count(page, ENDED, 2 * columns)
+    choose(page, "#profile", "magnus")
+    page.wait_for_selector(".empty")
 
 
 def test_markup_is_text_and_long_questions_are_refused(visitor: Visitor, columns: int) -> None:

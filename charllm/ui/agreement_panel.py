@@ -36,6 +36,7 @@ from charllm.ui.agreement_html import (
 )
 from charllm.ui.calibrated_html import calibrated_html
 from charllm.ui.desk_html import SEPARATOR, judge_name, source_choices
+from charllm.ui.downloads import made_file, saved_after
 from charllm.ui.judge_html import LAST, SHARED, Panel, one_of
 from charllm.ui.page import Page, banner
 from charllm.ui.words import language_of, say, t
@@ -45,7 +46,6 @@ FORGOTTEN = Text(
     "The calibration is gone: the embedded judge scores as before.",
     "較正を取り消しました。内蔵ジャッジは元どおりに採点します。",
 )
-FETCH = judgements_io.FETCH.replace("{id}", "agreement-download")
 
 
 # --- layout and wiring --------------------------------------------------------------------------
@@ -60,8 +60,7 @@ def build(page: Page) -> Panel:
         )
         as_csv = gr.Button("CSV", size="sm", scale=0, min_width=80, elem_id="agreement-csv")
         as_json = gr.Button("JSON", size="sm", scale=0, min_width=80, elem_id="agreement-json")
-    download = gr.DownloadButton("file", visible="hidden", elem_id="agreement-download")
-    ready = gr.Textbox("", visible=False)
+    download = made_file()
     overview = gr.HTML("", elem_id="agreement-overview")
     chosen = gr.Dropdown([], label=t("In detail", "詳しく見る"), elem_id="agreement-judge")
     detail = gr.HTML("", elem_id="agreement-detail")
@@ -194,14 +193,14 @@ def build(page: Page) -> Panel:
     def handed(what: str) -> Any:
         def handler(slug: str | None, source_: str | None) -> Any:
             if not slug:
-                return [gr.skip(), ""]
+                return None
             rows = checked(slug, source_)
             text = agreement_csv(rows)
             if what == "json":
                 text = json.dumps([r.as_json() for r in rows], ensure_ascii=False, indent=2) + "\n"
             path = page.paths.workspace / "exports" / f"{slug}-agreement.{what}"
             write_text(path, text)
-            return [str(path), str(path)]
+            return str(path)
 
         return handler
 
@@ -222,7 +221,5 @@ def build(page: Page) -> Panel:
             api_visibility="private",
         )
     for button, what in ((as_csv, "csv"), (as_json, "json")):
-        button.click(handed(what), seen[:2], [download, ready], **SHARED).then(
-            None, ready, js=FETCH
-        )
+        saved_after(button.click(handed(what), seen[:2], download, **SHARED), download)
     return Panel(look, seen, outputs)

@@ -13,6 +13,7 @@ from charllm.data.cards import export_card, import_bytes, portrait_of, save_impo
 from charllm.data.errors import Text, UserError
 from charllm.data.files import read_bytes
 from charllm.data.profile import list_profiles, load_profile
+from charllm.ui.downloads import made_file, saved_after
 from charllm.ui.page import Page, banner
 from charllm.ui.words import language_of, say, t, warn
 
@@ -54,7 +55,7 @@ def build(page: Page) -> CardPanel:
             list(FORMATS), value="PNG (V2 + V3)", show_label=False, container=False, min_width=150
         )
         export = gr.Button(t("Export", "書き出す"), elem_id="card-export", min_width=100)
-        download = gr.DownloadButton("card", visible="hidden", elem_id="card-download")
+        download = made_file()
     report = gr.HTML("", elem_id="card-report")
 
     def connect(profile_list: Callable[[str | None], Any]) -> None:
@@ -89,19 +90,19 @@ def build(page: Page) -> CardPanel:
     def on_export(slug: str | None, name: str, request: gr.Request) -> Any:
         try:
             if not slug:
-                return [gr.skip(), gr.skip()]
+                return [None, gr.skip()]
             profile = load_profile(page.paths, slug)
             ending, spec = FORMATS[name]
             path = page.paths.workspace / "exports" / f"{slug}{ending}"
             warnings = export_card(profile, path, spec, portrait_of(page.paths, profile))
         except UserError as error:
             warn(error, request)
-            return [gr.skip(), gr.skip()]
+            return [None, gr.skip()]
         notes = " ".join(say(text, request) for text in warnings)
         return [str(path), banner(notes) if notes else ""]
 
-    fetch = "() => setTimeout(() => document.querySelector('#card-download').click(), 150)"
-    export.click(
+    made = export.click(
         on_export, [page.profile, kind], [download, report], api_visibility="private"
-    ).then(None, js=fetch)
+    )
+    saved_after(made, download)
     return CardPanel(connect)

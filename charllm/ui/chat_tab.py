@@ -10,7 +10,6 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any, Literal
 
 import gradio as gr
@@ -30,6 +29,7 @@ from charllm.data.errors import Language, Text, UserError
 from charllm.data.profile import list_profiles, load_profile
 from charllm.data.queries import load_queries
 from charllm.services import runs
+from charllm.ui.downloads import made_file, saved_after
 from charllm.ui.page import EMBEDDERS, Page, banner, profile_choices, progress_bar
 from charllm.ui.words import language_of, say, t, warn
 
@@ -336,7 +336,7 @@ def build(page: Page) -> None:
             size="sm",
             elem_id="delete-conversation",
         )
-        download = gr.DownloadButton("download", visible="hidden", elem_id="download-chat")
+        download = made_file()
     ticker = gr.Timer(1.0)
 
     # --- wiring ---------------------------------------------------------------------------------
@@ -529,9 +529,8 @@ def build(page: Page) -> None:
                     request,
                 )
             )
-            return gr.skip()
-        path: Path = page.chat.export(conversation, kind)
-        return str(path)
+            return None
+        return str(page.chat.export(conversation, kind))
 
     def on_preset(name: str) -> Any:
         chosen = PRESETS[name]
@@ -576,11 +575,9 @@ def build(page: Page) -> None:
     delete.click(on_delete, [page.profile, conversation], [conversation, board], **shared).then(
         None, saved, None, js=REMEMBER
     )
-    fetch = "() => setTimeout(() => document.querySelector('#download-chat').click(), 150)"
     for button, kind in ((export_rows, "jsonl"), (export_text, "md")):
-        button.click(_exporter(on_export, kind), conversation, download, **shared).then(
-            None, js=fetch
-        )
+        made = button.click(_exporter(on_export, kind), conversation, download, **shared)
+        saved_after(made, download)
     preset.input(
         on_preset, preset, [temperature, top_p, max_new_tokens, num_beams, penalty], **last
     )

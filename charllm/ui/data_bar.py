@@ -15,6 +15,7 @@ from charllm.data.dialogue import dataset_path, list_datasets
 from charllm.data.errors import Text, UserError
 from charllm.data.files import read_bytes, write_bytes, write_text
 from charllm.data.profile import list_profiles, load_profile
+from charllm.ui.downloads import made_file, saved_after
 from charllm.ui.judge_html import LAST, SHARED, one_of
 from charllm.ui.page import Page, banner
 from charllm.ui.words import language_of, say, t, warn
@@ -168,7 +169,7 @@ def _controls() -> Controls:
             what: gr.Button(label, scale=0, min_width=112, elem_id=f"data-{what}")
             for what, label in labels.items()
         }
-        download = gr.DownloadButton("file", visible="hidden", elem_id="data-download")
+        download = made_file()
     files = {what: buttons.pop(what) for what in ("rows", "card")}
     return Controls(chosen, new_name, buttons, files, download)
 
@@ -222,10 +223,10 @@ def build(page: Page) -> Bar:
     def fetch(what: str) -> Any:
         def handler(name: str | None, request: gr.Request) -> Any:
             try:
-                return exported(page, what, name, request) if name else gr.skip()
+                return exported(page, what, name, request) if name else None
             except UserError as error:
                 warn(error, request)
-                return gr.skip()
+                return None
 
         return handler
 
@@ -240,7 +241,7 @@ def build(page: Page) -> Bar:
     chosen.input(lambda: "", None, status, **LAST)
     copied = chosen.change(None, chosen, current, js="(name) => name || ''")
     picked = copied.then(show_about, current, [note, outside], **LAST)
-    click = "() => setTimeout(() => document.querySelector('#data-download').click(), 150)"
     for what, button in controls.files.items():
-        button.click(fetch(what), current, controls.download, **SHARED).then(None, js=click)
+        made = button.click(fetch(what), current, controls.download, **SHARED)
+        saved_after(made, controls.download)
     return Bar(current, picked, status, outputs, listed, changed)

@@ -16,6 +16,7 @@ from charllm.services import harvest
 from charllm.services.harvest import Harvest
 from charllm.services.store import Store
 from charllm.ui.data_import_html import table_html
+from charllm.ui.downloads import made_file, saved_after
 from charllm.ui.judge_html import LAST, SHARED, Panel
 from charllm.ui.page import Page, banner
 from charllm.ui.words import language_of, say, t
@@ -134,7 +135,7 @@ def build(page: Page, made: gr.Textbox, after: Callable[[Any], None]) -> Panel:
                 elem_id="use-save-pairs",
             )
             pairs = gr.HTML("", elem_id="use-pairs")
-    download = gr.DownloadButton("pairs", visible="hidden", elem_id="use-download")
+    download = made_file()
 
     def look(slug: str | None, kinds_: list[str], least: float, request: gr.Request) -> Any:
         if not slug:
@@ -183,11 +184,11 @@ def build(page: Page, made: gr.Textbox, after: Callable[[Any], None]) -> Panel:
     ) -> Any:
         try:
             if not slug:
-                return [gr.skip(), gr.skip(), ""]
+                return [None, gr.skip()]
             _, both = gathered(page, slug, kinds_, least)
             path = harvest.save_preferences(page.paths, both, name_.strip())
         except UserError as error:
-            return [gr.skip(), banner(error.in_(language_of(request)), "bad"), ""]
+            return [None, banner(error.in_(language_of(request)), "bad")]
         words = Text(
             f"Saved {len(both.rows):,} pairs in datasets/preferences/{path.name}.",
             f"{len(both.rows):,} 組を datasets/preferences/{path.name} に保存しました。",
@@ -195,19 +196,12 @@ def build(page: Page, made: gr.Textbox, after: Callable[[Any], None]) -> Panel:
         # Only what lies among the exports may leave the machine's folders.
         copy = page.paths.workspace / "exports" / f"{path.stem}-preferences.jsonl"
         write_bytes(copy, read_bytes(path))
-        return [str(copy), banner(say(words, request), "good"), str(copy)]
+        return [str(copy), banner(say(words, request), "good")]
 
     seen = [page.profile, kinds, threshold]
     shown = [status, head, rows, pair_head, pairs]
     for control in (kinds.input, threshold.input, page.profile.change):
         control(look, seen, shown, **LAST)
     after(keep.click(save, [*seen, name], [made, status], **SHARED))
-    ready = gr.Textbox("", visible=False)
-    fetch = (
-        "(path) => { if (path) setTimeout(() => "
-        "document.querySelector('#use-download').click(), 150); }"
-    )
-    keep_pairs.click(save_pairs, [*seen, name], [download, status, ready], **SHARED).then(
-        None, ready, js=fetch
-    )
+    saved_after(keep_pairs.click(save_pairs, [*seen, name], [download, status], **SHARED), download)
     return Panel(look, seen, shown)

@@ -12,10 +12,10 @@ from charllm.services import jobs
 from charllm.services.evaluate_again import How, quote_rejudge, start_rejudge
 from charllm.services.evaluate_files import FORMS, Form, hand_out
 from charllm.services.evaluate_forms import judge_choices, read_judges
+from charllm.ui.downloads import made_file, saved_after
 from charllm.ui.evaluate_fill import labelled
 from charllm.ui.evaluate_live_html import again_html
 from charllm.ui.judge_html import LAST, SHARED, figures, money_text, one_of, run_among
-from charllm.ui.judgements_io import FETCH
 from charllm.ui.page import Page, banner
 from charllm.ui.words import language_of, say, t, warn
 
@@ -52,28 +52,25 @@ def files(page: Page, current: gr.Textbox) -> None:
             form: gr.Button(t(*label), size="sm", elem_id=f"evaluate-{form}", min_width=120)
             for form, label in FORMS.items()
         }
-    download = gr.DownloadButton("file", visible="hidden", elem_id="evaluate-download")
-    ready = gr.Textbox("", visible=False)
+    download = made_file()
 
     def handed(form: Form) -> Any:
-        def handler(run_id: str, request: gr.Request) -> list[Any]:
+        def handler(run_id: str, request: gr.Request) -> str | None:
             run = run_among(page.paths, "evaluate", run_id)
             if run is None:
-                return [gr.skip(), ""]
+                return None
             try:
                 folder = page.paths.workspace / "exports"
                 path = hand_out(run, form, language_of(request), folder)
             except UserError as error:
                 warn(error, request)
-                return [gr.skip(), ""]
-            return [str(path), str(path)]
+                return None
+            return str(path)
 
         return handler
 
     for form, button in buttons.items():
-        button.click(handed(form), current, [download, ready], **SHARED).then(
-            None, ready, js=FETCH.replace("{id}", "evaluate-download")
-        )
+        saved_after(button.click(handed(form), current, download, **SHARED), download)
 
 
 def again(page: Page, current: gr.Textbox, how: How) -> gr.HTML:

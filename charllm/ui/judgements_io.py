@@ -19,12 +19,12 @@ from charllm.data.importing.rejecting import write_rejected_csv
 from charllm.data.text import first_lines
 from charllm.services.judged import summary, summary_csv
 from charllm.services.judged_files import Verdicts, export_jsonl, read_verdicts, store_verdicts
+from charllm.ui.downloads import made_file, saved_after
 from charllm.ui.judge_html import SHARED, figures, table
 from charllm.ui.page import Page, banner
 from charllm.ui.words import language_of, say, t
 
 LISTED = 20
-FETCH = "(path) => { if (path) setTimeout(() => document.querySelector('#{id}').click(), 150); }"
 HOW = Text(
     "One verdict a line (JSON): query, reply, judge, and a score or an unscored_reason; "
     "rubric, version, rationale and history where there are any.",
@@ -132,8 +132,7 @@ def build(page: Page) -> tuple[gr.Dropdown, gr.HTML]:
         as_table = gr.Button(
             t("Table of judges (CSV)", "ジャッジ一覧（CSV）"), elem_id="verdicts-csv"
         )
-    download = gr.DownloadButton("file", visible="hidden", elem_id="verdicts-download")
-    ready = gr.Textbox("", visible=False)
+    download = made_file()
 
     def read(slug: str | None, path: str | None, name_: str) -> Verdicts | None:
         if not slug or not path:
@@ -182,7 +181,7 @@ def build(page: Page) -> tuple[gr.Dropdown, gr.HTML]:
     def handed(what: str) -> Any:
         def handler(slug: str | None, who: str | None, request: gr.Request) -> Any:
             if not slug:
-                return [gr.skip(), ""]
+                return None
             store = page.chat.store
             if what == "jsonl":
                 text = export_jsonl(store, slug, judge=who or None)
@@ -191,7 +190,7 @@ def build(page: Page) -> tuple[gr.Dropdown, gr.HTML]:
                 text = summary_csv(rows)
             path = page.paths.workspace / "exports" / f"{slug}-judgements.{what}"
             write_text(path, text)
-            return [str(path), str(path)]
+            return str(path)
 
         return handler
 
@@ -199,7 +198,5 @@ def build(page: Page) -> tuple[gr.Dropdown, gr.HTML]:
     file.change(look, seen, [name, found_view, refused, take, result], **SHARED)
     take.click(keep, [*seen, name], result, **SHARED)
     for button, what in ((as_lines, "jsonl"), (as_table, "csv")):
-        button.click(handed(what), [page.profile, judge], [download, ready], **SHARED).then(
-            None, ready, js=FETCH.replace("{id}", "verdicts-download")
-        )
+        saved_after(button.click(handed(what), [page.profile, judge], download, **SHARED), download)
     return judge, result

@@ -151,7 +151,7 @@ class FirstScripts:
     """Puts scripts into the page's head that have to run before Gradio's own.
 
     Gradio translates by ``navigator.language`` alone: the language switch's choice comes first. And
-    quiet.js changes what Gradio works with while it builds the page.
+    stream.js and quiet.js change what Gradio works with while it builds the page.
     """
 
     SCRIPT = (
@@ -168,7 +168,7 @@ class FirstScripts:
 
     def __init__(self, app: App) -> None:
         self.app = app
-        self.scripts = self.SCRIPT + _tag("quiet.js").encode()
+        self.scripts = self.SCRIPT + (_tag("stream.js") + _tag("quiet.js")).encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"] != "/" or scope["method"] != "GET":

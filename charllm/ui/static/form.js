@@ -30,6 +30,14 @@
     setTimeout(() => URL.revokeObjectURL(link.href), 1000);
   };
 
+  // See downloads.py: a file that the server has made.
+  window.charllmFetch = function (file) {
+    const link = document.createElement("a");
+    link.href = file.url;
+    link.download = file.orig_name || "";
+    link.click();
+  };
+
   // The chat shows what the browser remembers of it: these columns, in a new conversation.
   window.charllmCompare = function (text) {
     if (!text) return;
