@@ -123,11 +123,10 @@ def test_a_person_scores_by_keys_and_sees_the_judge_only_afterwards(
     page = opened(visitor, "desk")
     page.wait_for_selector(".deskempty")
     assert "名前" in page.inner_text(".deskempty")
-    page.fill("#desk-person :is(input, textarea)", "鈴木")
-    page.press("#desk-person :is(input, textarea)", ENTER)
-    state(page, "card")
     choose(page, "#desk-judge", JUDGE)
     page.wait_for_function("document.querySelector('#desk-judge input').value.includes('judge-1')")
+    page.fill("#desk-person :is(input, textarea)", "鈴木")
+    page.press("#desk-person :is(input, textarea)", ENTER)
     state(page, "card")
     assert page.locator(".desklevel").count() == 7
     assert EVIL in page.inner_text(".deskreply")

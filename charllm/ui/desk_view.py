@@ -8,6 +8,7 @@ opened and when the count has come down to none; in between it is counted down.
 from __future__ import annotations
 
 import itertools
+import time
 from collections import OrderedDict
 from collections.abc import Mapping
 from threading import RLock
@@ -39,7 +40,8 @@ FINISHED = Text(
     "ここの返答はすべて採点済み（または飛ばし済み）です。ありがとうございました。"
     "結果は「一致度」で見られます。上の欄で別の返答も選べます。",
 )
-_serial = itertools.count(1)
+_serial = itertools.count(time.time_ns() // 1_000_000)
+"""What is on the desk later has the greater number, also after a restart."""
 _open: OrderedDict[tuple[Any, ...], DeskView] = OrderedDict()
 _lock = RLock()
 

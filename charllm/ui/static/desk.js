@@ -208,6 +208,8 @@
       return box;
     }
     function draw() {
+      // A key is answered directly, a choice through the queue: what was asked first may come last.
+      if (value && props.value && props.value.serial < value.serial) return;
       value = props.value;
       waiting = 0;
       host.classList.remove("waiting");
