@@ -267,6 +267,12 @@ def test_edit_regenerate_export_and_begin_anew(
     page.click("#delete-conversation")
     page.wait_for_selector(".empty")
     assert board.replies("休みの日は何をしますか？") == []
+    downloads: list[Any] = []
+    page.on("download", lambda one: downloads.append(one))
+    page.click("#export-md")
+    assert "書き出す会話がまだありません" in toasts(page)
+    page.wait_for_timeout(500)
+    assert downloads == [], "what was exported last was saved once more"
 
 
 def test_what_is_pressed_while_the_stream_closes_is_answered(

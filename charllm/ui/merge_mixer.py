@@ -30,7 +30,6 @@ from charllm.ui.merge_mixer_form import (
     fitting,
     html_pane,
     keep_row,
-    script,
 )
 from charllm.ui.merge_mixer_html import board_html, replies_html, saved_html
 from charllm.ui.page import Page, banner
@@ -78,7 +77,6 @@ def build(page: Page) -> Panel:
                 {},
                 html_template='<div class="mixer"></div>',
                 js_on_load=noting("charllmMixer", "mix"),
-                head=script(),
                 apply_default_css=False,
                 elem_id="mixer-board",
             )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,6 @@ from charllm.data.errors import UserError
 from charllm.services.mixer import GROUP_SIZE, Board, Weights, open_board
 from charllm.ui.merge_fill import FEW
 from charllm.ui.merge_html import group_name, short
-from charllm.ui.server import STATIC
 from charllm.ui.words import t
 
 CLICKS = "window.charllmForm(element, props, trigger, watch)"
@@ -70,12 +68,6 @@ def board_value(board: Board, weights: Weights, request: gr.Request) -> dict[str
         "groups": [{"id": one, "name": group_name(one, request)} for one in board.groups],
         "weights": weights,
     }
-
-
-def script() -> str:
-    """The tag of mixer.js; an update is never hidden by a cache."""
-    version = hashlib.sha256((STATIC / "mixer.js").read_bytes()).hexdigest()[:12]
-    return f'<script src="/charllm-static/mixer.js?{version}"></script>'
 
 
 # --- layout -------------------------------------------------------------------------------------

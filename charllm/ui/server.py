@@ -27,9 +27,10 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 STATIC = Path(__file__).with_name("static")
+FIRST = ("stream.js", "quiet.js")
 SCRIPTS = (
     *("board.js", "table.js", "roweditor.js", "grid.js", "steps.js", "histogram.js"),
-    *("form.js", "curves.js", "evaluate.js", "desk.js", "page.js"),
+    *("form.js", "curves.js", "evaluate.js", "desk.js", "mixer.js", "page.js"),
 )
 PLOTLY = ("plotly", "package_data")
 """Where plotly.js lies; the page loads it when it has curves to draw."""
@@ -148,10 +149,12 @@ async def _refuse(send: Send) -> None:
 
 
 class FirstScripts:
-    """Puts scripts into the page's head that have to run before Gradio's own.
+    """Puts our scripts into the page's head, so that they run before Gradio's own.
 
-    Gradio translates by ``navigator.language`` alone: the language switch's choice comes first. And
-    stream.js and quiet.js change what Gradio works with while it builds the page.
+    Gradio translates by ``navigator.language`` alone: the language switch's choice comes first.
+    stream.js and quiet.js change what Gradio works with while it builds the page. The others are
+    what the page's components call; Gradio itself would load them only once the page is there, when
+    a visitor in a hurry has opened a tab that asks for them.
     """
 
     SCRIPT = (
@@ -168,7 +171,8 @@ class FirstScripts:
 
     def __init__(self, app: App) -> None:
         self.app = app
-        self.scripts = self.SCRIPT + (_tag("stream.js") + _tag("quiet.js")).encode()
+        tags = [*map(_tag, FIRST), *(_tag(name, "defer ") for name in SCRIPTS)]
+        self.scripts = self.SCRIPT + "".join(tags).encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"] != "/" or scope["method"] != "GET":
@@ -238,17 +242,11 @@ def create_app(paths: Paths, settings: ServerSettings) -> App:
         i18n=words.tables(),
         theme=theme(),
         css_paths=[STATIC / "style.css"],
-        head=_head(),
     )
     return Guard(FirstScripts(outer), settings.host)
 
 
-def _tag(name: str) -> str:
+def _tag(name: str, when: str = "") -> str:
     """A script of ours, with the hash of its content: a cache never hides an update."""
     version = hashlib.sha256((STATIC / name).read_bytes()).hexdigest()[:12]
-    return f'<script src="/charllm-static/{name}?{version}"></script>'
-
-
-def _head() -> str:
-    """The scripts that Gradio itself puts into the page while it builds it."""
-    return "\n".join(map(_tag, SCRIPTS))
+    return f'<script {when}src="/charllm-static/{name}?{version}"></script>'

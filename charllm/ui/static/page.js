@@ -28,6 +28,11 @@
     if (kept.conversation !== conversation) localStorage.setItem(KEPT, JSON.stringify({ ...kept, conversation }));
   };
 
+  // See beat.py.
+  window.charllmPulse = (element, trigger) => {
+    setInterval(() => { if (document.visibilityState === "visible" && element.checkVisibility()) trigger("tick"); }, 1000);
+  };
+
   document.addEventListener("keydown", (event) => {
     // Enter and Esc belong to the input method while it composes.
     if (event.isComposing || event.keyCode === 229) return;

@@ -1,12 +1,7 @@
-// Three things that Gradio (6.31) does in the browser over and over, done only where they count:
-// without them the page works the same and takes several times the processor. And the pulse.
+// Three things that Gradio (6.31) does in the browser over and over, done only where they count.
+// Without this file the page works the same and takes several times the processor.
 (() => {
   "use strict";
-  // See beat.py. Here, since a panel that is opened in a hurry asks for it before page.js has come.
-  window.charllmPulse = (element, trigger) => {
-    setInterval(() => { if (document.visibilityState === "visible" && element.checkVisibility()) trigger("tick"); }, 1000);
-  };
-
   const LOADING = /\/assets\/statustracker-[^/]*\.js$/;
 
   // Its LoadingStatus keeps the state of every output, and of every input once an event has ended,
