@@ -198,12 +198,24 @@ def go_to(page: Any, tab: str) -> None:
     page.click(f"button[role=tab]:has-text('{tab}')")
 
 
+def fill_fold(page: Any, selector: str, text: str) -> None:
+    """Write into a fold that has just been opened.
+
+    Gradio sets the fields in it once more some frames later: on a busy machine after the writing.
+    """
+    for _ in range(20):
+        page.fill(selector, text)
+        page.wait_for_timeout(500)
+        if page.input_value(selector) == text:
+            return
+
+
 def ramble(page: Any, tokens: int) -> None:
     """Let the columns talk until they are stopped or have this many tokens: no end is likely."""
     page.click("#settings button")
     for label, value in (("最大トークン数", tokens), ("温度", 2)):
         field = f"input[type=number][aria-label*='{label}']"
-        page.fill(field, str(value))
+        fill_fold(page, field, str(value))
         page.press(field, "Enter")
 
 

@@ -12,7 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from browser import Dashboard, Visitor, choose, go_to, toasts, until, wait_count, wait_text
+from browser import (
+    Dashboard,
+    Visitor,
+    choose,
+    fill_fold,
+    go_to,
+    toasts,
+    until,
+    wait_count,
+    wait_text,
+)
 from evaluation_home import (
     EVIL,
     asked_run,
@@ -96,7 +106,7 @@ def test_an_evaluation_is_started_read_scored_by_hand_and_rated(
     preset = {"name": "short", "max_new_tokens": 12}
     config = config_with(name="real", variants=variants, judges=[], preset=preset)
     page.click("button:has-text('YAML をフォームに読み込む'):visible")
-    page.fill("#evaluate-yaml-text textarea", yaml_of(config))
+    fill_fold(page, "#evaluate-yaml-text textarea", yaml_of(config))
     page.click("#evaluate-yaml-read")
     wait_text(page, "#evaluate-status", f"返答 {2 * QUERIES} 件")
     page.click("#evaluate-start")

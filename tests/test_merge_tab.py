@@ -10,7 +10,7 @@ import json
 from typing import Any
 
 import pytest
-from browser import Dashboard, Visitor, go_to, until, wait_text, wait_value
+from browser import Dashboard, Visitor, fill_fold, go_to, until, wait_text, wait_value
 from merge_home import evolve_config, small_home
 
 from charllm.core.merging.journal import Journal
@@ -32,8 +32,7 @@ def home(board: Dashboard) -> Dashboard:
 
 def read_yaml(page: Any, text: str) -> None:
     """Paste into the open fold, and read."""
-    page.fill("#merge-yaml-text textarea", text)
-    page.press("#merge-yaml-text textarea", "End")
+    fill_fold(page, "#merge-yaml-text textarea", text)
     page.click("#merge-yaml-read")
 
 

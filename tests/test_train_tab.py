@@ -12,7 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from browser import Dashboard, Visitor, choose, go_to, names, texts, until, wait_text, wait_value
+from browser import (
+    Dashboard,
+    Visitor,
+    choose,
+    fill_fold,
+    go_to,
+    names,
+    texts,
+    until,
+    wait_text,
+    wait_value,
+)
 from small_models import byte_tokenizer, save_model
 
 from charllm.core.training_config import TrainConfig
@@ -52,7 +63,7 @@ def read_yaml(page: Any, text: str) -> None:
     """Paste settings into the form."""
     if not page.is_visible("#train-yaml-text"):
         page.click("button:has-text('YAML をフォームに読み込む')")
-    page.fill("#train-yaml-text textarea", text)
+    fill_fold(page, "#train-yaml-text textarea", text)
     page.click("#train-yaml-read")
 
 

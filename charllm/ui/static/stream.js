@@ -46,7 +46,7 @@
   async function opened(request) {
     const response = await fetch(request.clone());
     if (!response.ok) return response;
-    const to = { request };
+    const to = { request: new Request(request, { cache: "no-store" }) };
     const body = new ReadableStream({ start: (controller) => { to.controller = controller; } });
     request.signal.addEventListener("abort", () => { if (stream === to) stream = null; });
     stream = to;
