@@ -186,6 +186,26 @@ class Visitor:
         return page
 
 
+def late(message: str) -> str:
+    """A script: messages of this kind reach the page 700 ms after they came."""
+    return """(() => {
+  const fetch = window.fetch.bind(window);
+  const late = () => new TransformStream({ async transform(told, to) {
+    const at = told.indexOf('data: {"msg":"MESSAGE"');
+    if (at < 0) return to.enqueue(told);
+    to.enqueue(told.slice(0, at));
+    await new Promise((done) => setTimeout(done, 700));
+    to.enqueue(told.slice(at));
+  } });
+  window.fetch = async (resource, options) => {
+    const response = await fetch(resource, options);
+    if (!String(resource.url ?? resource).includes("/queue/data")) return response;
+    const told = response.body.pipeThrough(new TextDecoderStream()).pipeThrough(late());
+    return new Response(told.pipeThrough(new TextEncoderStream()), { headers: response.headers });
+  };
+})()""".replace("MESSAGE", message)
+
+
 # --- what a visitor does ------------------------------------------------------------------------
 
 

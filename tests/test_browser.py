@@ -20,6 +20,7 @@ from browser import (
     ask,
     choose,
     go_to,
+    late,
     names,
     number,
     ramble,
@@ -32,6 +33,7 @@ from browser import (
 
 from charllm.core.model_files import weights_hash
 from charllm.core.variants import default_columns
+from charllm.ui.server import STATIC
 from charllm.ui.stale import forgive_stale_choices
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(400)]
@@ -52,23 +54,6 @@ SAMPLER = """() => {
       card.dataset.state === "waiting" ? 0 : card.querySelector(".text").textContent.length),
   }), 50);
 }"""
-# Lets the word that the server has closed its stream of events come late, as to a busy browser.
-LATE_CLOSING = """(() => {
-  const fetch = window.fetch.bind(window);
-  const late = () => new TransformStream({ async transform(told, to) {
-    const at = told.indexOf('data: {"msg":"close_stream"');
-    if (at < 0) return to.enqueue(told);
-    to.enqueue(told.slice(0, at));
-    await new Promise((done) => setTimeout(done, 700));
-    to.enqueue(told.slice(at));
-  } });
-  window.fetch = async (resource, options) => {
-    const response = await fetch(resource, options);
-    if (!String(resource.url ?? resource).includes("/queue/data")) return response;
-    const told = response.body.pipeThrough(new TextDecoderStream()).pipeThrough(late());
-    return new Response(told.pipeThrough(new TextEncoderStream()), { headers: response.headers });
-  };
-})()"""
 
 
 @pytest.fixture
@@ -278,7 +263,7 @@ def test_edit_regenerate_export_and_begin_anew(
 def test_what_is_pressed_while_the_stream_closes_is_answered(
     visitor: Visitor, board: Dashboard, columns: int
 ) -> None:
-    visitor.context.add_init_script(LATE_CLOSING)
+    visitor.context.add_init_script(late("close_stream"))
     page = visitor.open()
     for count in (1, 2):
         ask(page, "お名前を教えてください")
@@ -345,6 +330,13 @@ def test_language_and_theme_are_remembered(visitor: Visitor) -> None:
     assert not dark()
     visitor.leave(page, "[data-language=ja]")
     page.wait_for_selector("#send:text-is('送信')")
+
+
+def test_every_script_is_there_before_a_tab_can_be_opened(board: Dashboard) -> None:
+    html = urllib.request.urlopen(board.url).read().decode()
+    head = html[: html.index('type="module"')]
+    missing = [file.name for file in STATIC.glob("*.js") if f"/{file.name}?" not in head]
+    assert missing == []
 
 
 def test_the_server_answers_loopback_names_only(board: Dashboard) -> None:

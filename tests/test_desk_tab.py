@@ -11,7 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from browser import Dashboard, Visitor, choose, go_to, number, texts, until
+from browser import Dashboard, Visitor, choose, go_to, late, number, texts, until
 
 from charllm.core.judging.calibrated import load_calibrated
 from charllm.core.judging.records import Item, Record
@@ -172,6 +172,28 @@ def test_a_person_scores_by_keys_and_sees_the_judge_only_afterwards(
     state(page, "card")
     assert page.input_value("#desk-person :is(input, textarea)") == "鈴木"
     assert page.evaluate("window.owned") is None
+
+
+@pytest.mark.browser
+@pytest.mark.timeout(400)
+def test_a_score_stands_though_an_earlier_answer_arrives_after_it(
+    visitor: Visitor, board: Dashboard
+) -> None:
+    """A key is answered directly; what leaving the name's field asks for comes after it."""
+    seed(board.paths, "run-late", 30)
+    visitor.context.add_init_script(late("process_completed"))
+    page = opened(visitor, "desk")
+    page.wait_for_selector(".deskempty:has-text('名前')")
+    page.fill("#desk-person :is(input, textarea)", "佐藤")
+    page.press("#desk-person :is(input, textarea)", ENTER)
+    state(page, "card")
+    page.wait_for_timeout(1500)
+    page.evaluate("document.activeElement.blur()")
+    page.wait_for_timeout(400)
+    page.keyboard.press("4")
+    state(page, "reveal")
+    page.wait_for_timeout(1500)
+    assert page.get_attribute(".desk", "data-state") == "reveal"
 
 
 @pytest.mark.browser
