@@ -236,6 +236,7 @@ def test_edit_regenerate_export_and_begin_anew(
     fresh = max(board.replies("休みの日は何をしますか？"), key=lambda row: row["created"])["text"]
     assert until(lambda: texts(page, ".card .text")[1] == fresh.strip())
     wait_count(page, ENDED, columns)
+    wait_count(page, ".score b", columns)  # nothing is under way any more
     after = texts(page, ".card .text")
     assert after[:1] + after[2:] == before[:1] + before[2:]
     with page.expect_download() as download:

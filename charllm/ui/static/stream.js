@@ -46,7 +46,7 @@
   async function opened(request) {
     const response = await fetch(request.clone());
     if (!response.ok) return response;
-    const to = { request };
+    const to = { request: new Request(request, { cache: "no-store" }) };
     const body = new ReadableStream({ start: (controller) => { to.controller = controller; } });
     request.signal.addEventListener("abort", () => { if (stream === to) stream = null; });
     stream = to;
@@ -56,7 +56,7 @@
 
   window.fetch = async (resource, options) => {
     const path = new URL(resource.url ?? resource, location.href).pathname;
-    if (path.endsWith("/queue/data")) return opened(new Request(resource, { ...options, cache: "no-store" }));
+    if (path.endsWith("/queue/data")) return opened(new Request(resource, options));
     const response = await fetch(resource, options);
     if (path.endsWith("/queue/join") && response.ok) {
       taken((await response.clone().json()).event_id);
