@@ -41,8 +41,8 @@ LENGTHS: dict[str, Text] = {
 }
 SHARES = ("exact", "within_one")
 NOTHING = Text(
-    "No hand scores yet. Score some replies on the Spot check page; each judge's agreement with them "
-    "appears here.",
+    "No hand scores yet. Score some replies on the Spot check page; each judge's agreement with "
+    "them appears here.",
     "手採点がまだありません。「手採点」で返答を採点すると、ここに各ジャッジとの一致度が"
     "表示されます。",
 )
